@@ -1,0 +1,54 @@
+"""The record that reaches the board unchanged: how an image becomes the model's input."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+RESIZE_RULES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+FITS = ("stretch", "crop")
+LAYOUTS = ("NCHW", "NHWC")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How decoded 8-bit RGB becomes a float32 input.
+
+    size: (height, width) in pixels. resize: a Pillow resampling rule. fit: 'stretch' resizes both sides to ``size``; 'crop' resizes the
+    shorter side to ``size / crop_pct`` and cuts the centre. mean, std: per channel, on [0, 1] pixels. layout: of the input tensor.
+    Raises ValueError on anything else.
+    """
+
+    size: tuple[int, int]
+    resize: str = "bicubic"
+    fit: str = "stretch"
+    crop_pct: float = 1.0
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    layout: str = "NCHW"
+
+    def __post_init__(self) -> None:
+        for name in ("size", "mean", "std"):  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        problems = [
+            text
+            for bad, text in (
+                (len(self.size) != 2 or min(self.size) < 1, f"size must be two positive numbers, not {self.size}"),
+                (self.resize not in RESIZE_RULES, f"resize must be one of {', '.join(RESIZE_RULES)}, not {self.resize!r}"),
+                (self.fit not in FITS, f"fit must be one of {', '.join(FITS)}, not {self.fit!r}"),
+                (not 0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], not {self.crop_pct}"),
+                (len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0, "mean and std need three values, std above 0"),
+                (self.layout not in LAYOUTS, f"layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}"),
+            )
+            if bad
+        ]
+        if problems:
+            raise ValueError("InputSpec: " + "; ".join(problems))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "InputSpec":
+        unknown = sorted(set(record) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"InputSpec: unknown keys {', '.join(unknown)}")
+        return cls(**record)

@@ -1,0 +1,1 @@
+"""A few-shot teacher (P>M>F) labels images; a tiny student learns from it."""

@@ -1,0 +1,152 @@
+"""A recipe says what to make. Strict TOML in, JSON schema out; every key is read by a stage and none is ignored.
+
+Each stage reads its own section, and only that section enters the stage's cache key.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all recipe sections: unknown keys are errors, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Which images. ``--data`` and ``--test`` on the command line take precedence over ``path`` and ``test``."""
+
+    path: str | None = Field(None, description="Folder of class folders, a CSV (path,label), or the sample task 'digits'.")
+    test: str | None = Field(None, description="A second folder or CSV with test images of the same classes.")
+    classes: list[str] | None = Field(None, description="Explicit class order; default: sorted names.")
+    shots: Count | None = Field(None, description="Seeded supports per class; the rest becomes the test set. Null: see holdout.")
+    holdout: Unit = Field(0.2, description="Share held out per class for testing when there is no test folder and no shots.")
+    min_holdout: Count = Field(10, description="Hold out only when every class then has at least this many test images.")
+    max_pixels: Count = Field(100_000_000, description="A larger image is refused as a decompression bomb.")
+
+
+class Backbone(Section):
+    """The latent diffusion model. 'auto' picks Stable Diffusion 1.5 on a GPU host that has it, else the embedded one."""
+
+    name: str = Field("auto", description="'auto', 'glyphs', 'sd15', a hub name, or a diffusers folder.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_size: Count = Field(64, description="Images per forward pass of the UNet at inversion and generation.")
+
+
+class Invert(Section):
+    """TINT's inversions. The paper's values (Landolsi & Kahl 2024): 5000 TI steps of batch 1 at 1e-3, 25 DDIM steps, guidance 7.5."""
+
+    prompt: str = Field("A photo of an {}", description="'{}' is where the learned token goes.")
+    initializer: str = Field("object", description="The word a new token starts from.")
+    initializers: dict[str, str] = Field(default_factory=dict, description="Class name -> its own initial word(s).")
+    num_vectors: Count = Field(1, description="K learned vectors per class.")
+    ti_steps: int = Field(5000, ge=0)
+    ti_batch_size: Count = Field(1, description="Noisy samples per class and step.")
+    ti_lr: Positive = 1e-3
+    ti_min_timestep: int = Field(250, ge=0, description="Timesteps are drawn uniformly from [min, max).")
+    ti_max_timestep: int = Field(1000, ge=1)
+    num_steps: Count = Field(25, description="DDIM steps, 'trailing' spacing; inversion and generation share them.")
+    guidance_scale: float = Field(7.5, ge=0.0)
+    nti_inner_steps: int = Field(10, ge=0)
+    nti_lr: Positive = 1e-2
+    nti_tolerance: float = Field(1e-5, ge=0.0, description="Stop the inner steps of an image at this MSE.")
+    upscale: str | None = Field(None, description="A super-resolution checkpoint (HAT, loaded by spandrel) for small supports.")
+
+    @model_validator(mode="after")
+    def _check(self) -> "Invert":
+        if self.prompt.count("{}") != 1:
+            raise ValueError("prompt must contain '{}' exactly once, where the learned token goes")
+        if self.ti_min_timestep >= self.ti_max_timestep:
+            raise ValueError("ti_min_timestep must be below ti_max_timestep")
+        return self
+
+
+class Synthesize(Section):
+    """New images: z' = (1-alpha) z_T + alpha eps, norm-guided, denoised with the support's null embeddings."""
+
+    images_per_class: int = Field(100, ge=0)
+    alphas: list[Unit] = Field([1.0], min_length=1, description="Images are dealt evenly to these blends.")
+    preview_alphas: list[Unit] = Field([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], description="Columns of the report's picture grid.")
+
+
+class Teacher(Section):
+    """P>M>F: prototypes of a strong feature extractor, fine-tuned on the support set at test time."""
+
+    name: str = Field("auto", description="'auto', 'glyphs', 'timm:<model>', or a folder / checkpoint file.")
+    fine_tune_lrs: list[Annotated[float, Field(ge=0.0)]] = Field([0.0, 1e-4, 1e-3, 1e-2], min_length=1)
+    fine_tune_steps: int = Field(50, ge=0)
+    scale: Positive = Field(10.0, description="logits = scale * cosine(feature, prototype)")
+
+
+class Distill(Section):
+    """The student and how it learns."""
+
+    student: str = Field("conv4", description="'conv4', 'resnet12' or 'timm:<model>'.")
+    input_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
+        None, description="Pixels; null: the median short side of the supports, within 32 to 64, in steps of 16."
+    )
+    pretrained: bool = Field(False, description="Start a timm student from its pretrained weights.")
+    labels: Literal["class", "teacher"] = Field("teacher", description="Targets of synthetic images.")
+    hard_label_share: Unit = Field(0.5, description="Weight of the class label beside the teacher's soft label.")
+    temperature: Positive = 4.0
+    min_agreement: Unit = Field(0.0, description="Drop synthetic images whose class gets less teacher probability than this.")
+    epochs: Count = 60
+    steps_per_epoch: Count = Field(20, description="Fixed, so that every student of a build sees equally many batches.")
+    batch_size: Count = 64
+    support_share: Unit = Field(0.5, description="Share of each batch drawn from the supports when there are synthetic images.")
+    lr: Positive = 0.05
+    momentum: Unit = 0.9
+    weight_decay: float = Field(5e-4, ge=0.0)
+    ema_decay: Unit = Field(0.98, description="0 switches the weight average off.")
+    augment: Literal["none", "light", "strong"] = "strong"
+    flip: bool = Field(False, description="Mirror images left-right; wrong for writing.")
+    unlabelled: str | None = Field(None, description="A folder of further images without labels, labelled by the teacher.")
+
+
+class Compress(Section):
+    """Which models are tried and what they must keep."""
+
+    precisions: list[Literal["onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"]] = Field(
+        ["onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"], min_length=1
+    )
+    calibration_images: Count = 300
+    max_drop: Unit = Field(0.01, description="A quantised model may lose this much accuracy (paired) against fp32.")
+    min_agreement: Unit = Field(0.95, description="Top-1 agreement with fp32 that a quantised model must keep.")
+    max_abs_error: Positive = Field(1e-3, description="Largest logit error allowed of an fp32 export against torch.")
+
+
+class Bench(Section):
+    """How latency is measured on this machine."""
+
+    seconds: Positive = Field(1.0, description="At least this long per model ...")
+    min_runs: Annotated[int, Field(ge=64)] = Field(662, description="... and at least this often: 64 for a p90, 662 for a p99.")
+    warmup: Count = 20
+
+
+class Recipe(Section):
+    """The whole. ``schema_version`` rises when a key changes its meaning."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**32)
+    target: str
+    data: Data = Data()
+    backbone: Backbone = Backbone()
+    invert: Invert = Invert()
+    synthesize: Synthesize = Synthesize()
+    teacher: Teacher = Teacher()
+    distill: Distill = Distill()
+    compress: Compress = Compress()
+    bench: Bench = Bench()
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a recipe file."""
+    return Recipe.model_json_schema()

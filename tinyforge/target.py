@@ -1,0 +1,29 @@
+"""A target is a device: what can run there, and what is known of it. Strict TOML in."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ModelKind = Literal["onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"]
+
+
+class Target(BaseModel):
+    """One file of ``targets/``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    title: str
+    architecture: Literal["x86_64", "aarch64", "any"]
+    models: list[ModelKind] = Field(min_length=1, description="What may legally run there, most preferred first.")
+    opset: Annotated[int, Field(ge=13, le=25)] = 18
+    threads: Annotated[int, Field(ge=1)] = Field(description="Inference threads of the shipped configuration.")
+    memory_mib: Annotated[int, Field(ge=1)] | None = None
+    known: list[str] = Field(default_factory=list, description="What is known of the device, for the reader.")
+    sources: list[str] = Field(default_factory=list)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a target file."""
+    return Target.model_json_schema()
