@@ -15,7 +15,20 @@ from PIL import Image
 
 from .spec import InputSpec
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA")  # none runs programs
+FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "WEBP",
+    "PPM",
+    "JPEG2000",
+    "AVIF",
+    "TGA",
+)  # none runs programs
 ORIENTATION_TAG = 0x0112
 TURNS = {  # EXIF orientation -> what makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -116,7 +129,8 @@ def _to_8_bit(grey: np.ndarray, transparent: object = None) -> np.ndarray:
 def resize(rgb: np.ndarray, spec: InputSpec) -> np.ndarray:
     """uint8 (H, W, 3) -> uint8 (h, w, 3) by Pillow's antialiased resampling, as ``spec`` says.
 
-    'crop' equals torchvision's ``Resize(floor(size / crop_pct))`` and ``CenterCrop(size)``. Raises ValueError on other input.
+    'crop' equals torchvision's ``Resize(floor(size / crop_pct))`` and ``CenterCrop(size)``.
+    Raises ValueError on other input, DecodeFault on an image too long and narrow to crop.
     """
     _check_pixels(rgb, 3)
     target_h, target_w = spec.size

@@ -6,14 +6,16 @@ from typing import Any
 RESIZE_RULES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 FITS = ("stretch", "crop")
 LAYOUTS = ("NCHW", "NHWC")
+MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)
 class InputSpec:
     """How decoded 8-bit RGB becomes a float32 input.
 
-    size: (height, width) in pixels. resize: a Pillow resampling rule. fit: 'stretch' resizes both sides to ``size``; 'crop' resizes the
-    shorter side to ``size / crop_pct`` and cuts the centre. mean, std: per channel, on [0, 1] pixels. layout: of the input tensor.
+    size: (height, width) in pixels. resize: a Pillow resampling rule. fit: 'stretch' resizes both sides to ``size``;
+    'crop' resizes the shorter side to ``size / crop_pct`` and cuts the centre. mean, std: per channel, on [0, 1]
+    pixels. layout: of the input tensor.
     Raises ValueError on anything else.
     """
 
@@ -31,11 +33,17 @@ class InputSpec:
         problems = [
             text
             for bad, text in (
-                (len(self.size) != 2 or min(self.size) < 1, f"size must be two positive numbers, not {self.size}"),
-                (self.resize not in RESIZE_RULES, f"resize must be one of {', '.join(RESIZE_RULES)}, not {self.resize!r}"),
+                (not _is_size(self.size), f"size must be two whole numbers from 1 to {MAX_SIDE}, not {self.size}"),
+                (
+                    self.resize not in RESIZE_RULES,
+                    f"resize must be one of {', '.join(RESIZE_RULES)}, not {self.resize!r}",
+                ),
                 (self.fit not in FITS, f"fit must be one of {', '.join(FITS)}, not {self.fit!r}"),
                 (not 0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], not {self.crop_pct}"),
-                (len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0, "mean and std need three values, std above 0"),
+                (
+                    len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0,
+                    "mean and std need three values, std above 0",
+                ),
                 (self.layout not in LAYOUTS, f"layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}"),
             )
             if bad
@@ -52,3 +60,7 @@ class InputSpec:
         if unknown:
             raise ValueError(f"InputSpec: unknown keys {', '.join(unknown)}")
         return cls(**record)
+
+
+def _is_size(size: tuple) -> bool:
+    return len(size) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in size)
