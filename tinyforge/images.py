@@ -1,0 +1,396 @@
+"""Labelled images: read and check a folder, a CSV or the sample task; split them; find the same picture twice.
+
+Shapes: H W pixels, always uint8 RGB (H, W, 3), decoded by ``tinyforge.device.preprocess.decode`` and nothing else.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tinyforge.device.preprocess import DecodeFault, decode
+from tinyforge.errors import DataError, MissingError
+from tinyforge.registry import near_miss
+
+EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"))
+DIGITS = "digits"
+MAX_PIXELS = 100_000_000
+_RESIDENT_BYTES = 512 * 2**20  # decoded pixels kept in memory per set; the rest is decoded again when asked for
+_MAX_LISTED = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One image. name: relative posix path, NFC, or 'digits/<n>'. label: index into the classes.
+
+    sha256: of the encoded bytes (of the pixels for digits).
+    source: the pixels uint8 (H, W, 3), or the file to decode when asked.
+    """
+
+    name: str
+    label: int
+    sha256: str
+    source: np.ndarray | Path
+    max_pixels: int = MAX_PIXELS
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """uint8 (H, W, 3). Raises DataError when the file has changed since it was read."""
+        if isinstance(self.source, np.ndarray):
+            return self.source
+        encoded = self.source.read_bytes() if self.source.is_file() else b""
+        if hashlib.sha256(encoded).hexdigest() != self.sha256:
+            raise DataError(f"{self.source}: changed or removed while it was being used; run the command again")
+        return decode(encoded, self.max_pixels)
+
+
+class Pixels(Sequence):
+    """The pixels of some items, decoded when indexed: a folder of camera photos need not fit in memory."""
+
+    def __init__(self, items: Sequence[Item]):
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index):
+        return Pixels(self._items[index]) if isinstance(index, slice) else self._items[index].rgb
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with labels. classes: names in label order. ignored: number of files that are no images by extension."""
+
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    ignored: int = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (len,)."""
+        return np.array([item.label for item in self.items], dtype=np.int64)
+
+    @property
+    def rgb(self) -> Pixels:
+        """A sequence of uint8 (H, W, 3); iterate it, rather than hold all of it."""
+        return Pixels(self.items)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.items)
+
+    def subset(self, indices: Iterable[int]) -> "ImageSet":
+        return replace(self, items=tuple(self.items[int(i)] for i in indices))
+
+    def counts(self) -> dict[str, int]:
+        """Images per class, every class named."""
+        found = np.bincount(self.labels, minlength=len(self.classes))
+        return {name: int(n) for name, n in zip(self.classes, found, strict=True)}
+
+
+def content_hash(images: ImageSet) -> str:
+    """sha256 hex over class order, names, labels and encoded bytes."""
+    record = [list(images.classes), [[item.name, item.label, item.sha256] for item in images.items]]
+    return hashlib.sha256(json.dumps(record, separators=(",", ":")).encode()).hexdigest()
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: Path
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a source claims to hold, before any file is opened."""
+
+    entries: tuple[_Entry, ...]
+    labels: frozenset[str]
+    faults: tuple[str, ...] = ()
+    ignored: int = 0
+
+
+def read_images(
+    source: str | Path, *, classes: Sequence[str] | None = None, max_pixels: int = MAX_PIXELS, complete: bool = True
+) -> ImageSet:
+    """Read 'digits', a folder of class folders, or a CSV with the header path,label (paths relative to the CSV).
+
+    classes: explicit order; default sorted names. complete=False allows classes without images (a test set).
+    Items are sorted by (label, name). Raises DataError naming every faulty file with its reason, MissingError when
+    'digits' needs scikit-learn.
+    """
+    if str(source) == DIGITS and not Path(DIGITS).is_dir():
+        return _in_order(read_digits(), classes)
+    path = Path(source)
+    if path.is_dir():
+        listing = _list_folder(path)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        listing = _list_csv(path)
+    else:
+        raise DataError(
+            f"{source}: {_why_not_a_source(path)}; give a folder of class folders, a CSV (path,label) or '{DIGITS}'"
+        )
+    order, order_faults = _class_order(listing.labels, classes, complete)
+    items, file_faults = _read_entries(listing.entries, {name: i for i, name in enumerate(order)}, max_pixels)
+    _raise_faults(source, [*listing.faults, *order_faults, *file_faults])
+    return ImageSet(order, tuple(sorted(items, key=lambda item: (item.label, item.name))), listing.ignored)
+
+
+def read_digits() -> ImageSet:
+    """scikit-learn's 1,797 handwritten digits: 8x8 grey 0..16 scaled to 0..255 RGB, named 'digits/<n>'."""
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise MissingError("the sample task 'digits' needs scikit-learn: pip install \"tinyforge[host]\"") from error
+    task = load_digits()
+    grey = np.rint(task.images * (255 / 16)).astype(np.uint8)
+    items = [
+        Item(
+            f"{DIGITS}/{n:04d}",
+            int(label),
+            hashlib.sha256(image.tobytes()).hexdigest(),
+            np.repeat(image[:, :, None], 3, axis=2),
+        )
+        for n, (image, label) in enumerate(zip(grey, task.target, strict=True))
+    ]
+    return ImageSet(tuple(str(d) for d in range(10)), tuple(sorted(items, key=lambda item: (item.label, item.name))))
+
+
+def _in_order(images: ImageSet, classes: Sequence[str] | None) -> ImageSet:
+    order, faults = _class_order(frozenset(images.classes), classes, complete=True)
+    _raise_faults(DIGITS, faults)
+    new = {images.classes.index(name): i for i, name in enumerate(order)}
+    items = [replace(item, label=new[item.label]) for item in images.items]
+    return ImageSet(order, tuple(sorted(items, key=lambda item: (item.label, item.name))))
+
+
+def _why_not_a_source(path: Path) -> str:
+    return "is neither a folder nor a .csv file" if path.exists() else "does not exist"
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower().lstrip(".") in EXTENSIONS
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        yield from (Path(root) / name for name in sorted(files) if not _hidden(name))
+
+
+def _list_folder(root: Path) -> _Listing:
+    entries, faults, ignored = [], [], 0
+    visible = sorted(path for path in root.iterdir() if not _hidden(path.name))
+    folders = [path for path in visible if path.is_dir()]
+    for path in visible:
+        if path.is_file() and _is_image(path):
+            faults.append(f"{path.name}: lies outside any class folder")
+        elif path.is_file():
+            ignored += 1
+    for folder in folders:
+        files = list(_walk(folder))
+        found = [
+            _Entry(path, _nfc(path.relative_to(root).as_posix()), _nfc(folder.name))
+            for path in files
+            if _is_image(path)
+        ]
+        ignored += len(files) - len(found)
+        entries += found
+        if not found:
+            faults.append(f"{folder.name}/: no images in it ({', '.join(sorted(EXTENSIONS))})")
+    faults += _look_alikes([folder.name for folder in folders])
+    return _Listing(tuple(entries), frozenset(_nfc(folder.name) for folder in folders), tuple(faults), ignored)
+
+
+def _look_alikes(names: Iterable[str]) -> list[str]:
+    """Names that differ only in case or in unicode normalisation: on another file system they are one."""
+    groups = defaultdict(set)
+    for name in names:
+        groups[_nfc(name).casefold()].add(name)
+    return [
+        f"classes {', '.join(map(ascii, sorted(group)))} differ only in case or unicode form; merge or rename them"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def _list_csv(path: Path) -> _Listing:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    header = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = header
+    if not {"path", "label"} <= set(header):
+        raise DataError(f"{path}: the first line must be the header 'path,label', not '{','.join(header)}'")
+    entries, faults, lines = [], [], {}
+    for row in reader:
+        where = f"line {reader.line_num}"
+        relative, label = (row["path"] or "").strip(), _nfc((row["label"] or "").strip())
+        file = path.parent / relative
+        name = _nfc(Path(os.path.relpath(file, path.parent)).as_posix())
+        if not relative or not label:
+            faults.append(f"{where}: needs both a path and a label")
+        elif name in lines:
+            faults.append(f"{where}: {relative} is already listed on {lines[name]}")
+        else:
+            lines[name] = where
+            entries.append(_Entry(file, name, label))
+    labels = frozenset(entry.label for entry in entries)
+    return _Listing(tuple(entries), labels, (*faults, *_look_alikes(labels)))
+
+
+def _class_order(
+    found: frozenset[str], classes: Sequence[str] | None, complete: bool
+) -> tuple[tuple[str, ...], list[str]]:
+    """The class order, and what is wrong with it. complete: every class of the order must be found."""
+    order = tuple(_nfc(name) for name in classes) if classes is not None else tuple(sorted(found))
+    faults = [
+        f"class '{name}' is listed {order.count(name)} times" for name in sorted(set(order)) if order.count(name) > 1
+    ]
+    faults += [f"'{name}' is not among the classes{near_miss(name, order)}" for name in sorted(found - set(order))]
+    if complete:
+        faults += [
+            f"class '{name}' has no images{near_miss(name, found - {name})}" for name in order if name not in found
+        ]
+    if len(set(order)) < 2:
+        faults.append(f"needs at least two classes, found {len(set(order))}: one folder (or label) per class")
+    return order, faults
+
+
+def _read_entries(entries: Iterable[_Entry], labels: dict[str, int], max_pixels: int) -> tuple[list[Item], list[str]]:
+    items, faults, resident = [], [], 0
+    for entry in entries:
+        try:
+            encoded = entry.path.read_bytes()
+            rgb = decode(encoded, max_pixels)
+        except DecodeFault as fault:
+            faults.append(f"{entry.name}: {fault}")
+        except OSError as error:
+            faults.append(f"{entry.name}: {(error.strerror or 'cannot be read').lower()}")
+        else:
+            keep = resident + rgb.nbytes <= _RESIDENT_BYTES
+            resident += rgb.nbytes if keep else 0
+            digest = hashlib.sha256(encoded).hexdigest()
+            items.append(Item(entry.name, labels.get(entry.label, -1), digest, rgb if keep else entry.path, max_pixels))
+    return items, faults
+
+
+def _raise_faults(source: str | Path, faults: list[str]) -> None:
+    if not faults:
+        return
+    listed = [f"  {fault}" for fault in faults[:_MAX_LISTED]]
+    if len(faults) > _MAX_LISTED:
+        listed.append(f"  ... and {len(faults) - _MAX_LISTED} more")
+    raise DataError("\n".join([f"{source}: {len(faults)} problem{'s' * (len(faults) > 1)}", *listed]))
+
+
+# Splitting
+
+
+def _shuffled(images: ImageSet, seed: int) -> list[list[int]]:
+    """Per class, its indices in a seeded order that depends on the class name and its image names only."""
+    order = []
+    for label, name in enumerate(images.classes):
+        members = sorted(
+            (i for i, item in enumerate(images.items) if item.label == label), key=lambda i: images.items[i].name
+        )
+        digest = hashlib.sha256(json.dumps([seed, name]).encode()).digest()
+        generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+        order.append([members[i] for i in generator.permutation(len(members))])
+    return order
+
+
+def _parts(images: ImageSet, test_indices: Iterable[int]) -> tuple[ImageSet, ImageSet]:
+    chosen = set(test_indices)
+    return images.subset(i for i in range(len(images)) if i not in chosen), images.subset(sorted(chosen))
+
+
+def k_shot_split(images: ImageSet, shots: int, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """(support with ``shots`` images per class, all others or None). Raises DataError: classes with too few images."""
+    short = [f"class '{name}' has {n} images, {shots} are needed" for name, n in images.counts().items() if n < shots]
+    _raise_faults(f"{shots} shots per class", short)
+    support, test = _parts(images, (i for members in _shuffled(images, seed) for i in members[shots:]))
+    return support, test if len(test) else None
+
+
+def holdout_split(images: ImageSet, share: float, min_holdout: int, seed: int) -> tuple[ImageSet, ImageSet | None, str]:
+    """(support, test or None, why): ``share`` of each class is held out if that gives each ``min_holdout`` images."""
+    sizes = {name: int(share * n + 1e-9) for name, n in images.counts().items()}  # 0.29 * 100 is 28.999...
+    poorest = min(sizes, key=sizes.get)
+    if sizes[poorest] < min_holdout:
+        n = images.counts()[poorest]
+        why = f"{share:.0%} of the {n} of class '{poorest}' is {sizes[poorest]}, fewer than {min_holdout}"
+        return images, None, f"no images held out: {why}"
+    shuffled = _shuffled(images, seed)
+    support, test = _parts(
+        images, (i for members, k in zip(shuffled, sizes.values(), strict=True) for i in members[:k])
+    )
+    return support, test, f"{len(test)} of {len(images)} images held out for testing, {share:.0%} of every class"
+
+
+# The same picture twice
+
+
+def _pixel_hash(rgb: np.ndarray) -> str:
+    return hashlib.sha256(json.dumps(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
+
+
+def exact_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
+    """Pairs (index in a, index in b) with equal pixels, however they were encoded."""
+    where = defaultdict(list)
+    for j, rgb in enumerate(b.rgb):
+        where[_pixel_hash(rgb)].append(j)
+    return [(i, j) for i, rgb in enumerate(a.rgb) for j in where.get(_pixel_hash(rgb), ())]
+
+
+def _fingerprint(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(difference hash bool (64,), thumbnail float32 (16*16*3,) in [0, 255])."""
+    image = Image.fromarray(rgb)
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
+    return bits, np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float32).ravel()
+
+
+def near_duplicates(
+    a: ImageSet, b: ImageSet, *, max_bits: int = 6, max_distance: float = 6.0
+) -> list[tuple[int, int, float]]:
+    """Triples (index in a, index in b, distance) of probably one picture: re-encoded, resized or slightly retouched.
+
+    Both must agree: at most ``max_bits`` of the 64 bits of the difference hash differ, and 16x16 thumbnails by at most
+    ``max_distance`` levels of 255, root mean square. Exact duplicates are among them.
+    Source: the hash is Krawetz 2013, 'Kind of Like That'.
+    """
+    bits_a, thumbs_a = map(np.array, zip(*map(_fingerprint, a.rgb), strict=True))
+    bits_b, thumbs_b = map(np.array, zip(*map(_fingerprint, b.rgb), strict=True))
+    pairs = []
+    for i, (bits, thumb) in enumerate(zip(bits_a, thumbs_a, strict=True)):
+        close = np.flatnonzero(np.count_nonzero(bits_b != bits, axis=1) <= max_bits)
+        distances = np.sqrt(np.mean((thumbs_b[close] - thumb) ** 2, axis=1))
+        pairs += [(i, int(j), float(d)) for j, d in zip(close, distances, strict=True) if d <= max_distance]
+    return pairs
