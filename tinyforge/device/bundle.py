@@ -8,7 +8,7 @@
       tinyforge_device/    this package
       selftest/            golden.json, golden.npz and the encoded images (``selftest.write_golden`` writes them)
       predictions/         <method>.json: raw predictions, one file per score
-      latency/             <variant>.json: raw latencies in microseconds, {"decode": [...], "preprocess": [...], "infer": [...]}
+      latency/             <variant>.json: raw latencies in µs, {"decode": [...], "preprocess": [...], "infer": [...]}
       recipe.lock.toml  requirements.txt  README.md  report.html
 
 bundle.json, all keys required, no others allowed::

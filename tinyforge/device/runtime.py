@@ -1,0 +1,205 @@
+"""The two runtimes behind one signature. A runtime is imported when the first session of it is opened."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+RUNTIMES = ("onnxruntime", "openvino")
+FLOAT_PRECISION = "f32"
+
+
+class RuntimeFault(RuntimeError):
+    """The runtime cannot open or run the model as asked."""
+
+
+class MissingRuntime(RuntimeFault):
+    """The runtime, or the execution provider asked for, is not installed."""
+
+
+class Session(Protocol):
+    """An opened model."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """float32 (B, 3, h, w), or (B, h, w, 3) for an NHWC model, any B >= 1 -> float32 logits (B, N)."""
+
+    def info(self) -> dict[str, Any]:
+        """What is really active, read back: runtime, version, provider, precision, threads.
+
+        precision: of floating-point arithmetic ('f32'); quantised layers of an int8 model compute in int8 besides.
+        """
+
+    def metadata(self) -> dict[str, str]:
+        """Text entries that TinyForge wrote into the model file."""
+
+
+def open_session(model_path: str | Path, runtime: str, threads: int = 1, provider: str | None = None) -> Session:
+    """Open a model on ``threads`` CPU threads. ``provider``: ONNX Runtime's execution provider or OpenVINO's device.
+
+    Raises MissingRuntime when runtime or provider is not there, RuntimeFault when the model cannot be opened or
+    something else is active than was asked for, ValueError on an unknown runtime.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
+    path = Path(model_path)
+    if not path.is_file():
+        raise RuntimeFault(f"{path.name}: no such model file")
+    if runtime == "onnxruntime":
+        return OnnxSession(path, threads, provider or "CPUExecutionProvider")
+    return OpenvinoSession(path, threads, provider or "CPU")
+
+
+class OnnxSession:
+    """ONNX Runtime. A batch runs at once if the model's batch axis is free, else in portions of its fixed size."""
+
+    def __init__(self, path: Path, threads: int, provider: str) -> None:
+        self._runtime = ort = _import("onnxruntime")
+        if provider not in ort.get_available_providers():
+            raise MissingRuntime(f"{provider} is not available; here: {', '.join(ort.get_available_providers())}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=[provider])
+        except Exception as fault:  # onnxruntime's exceptions have no common base of their own
+            raise RuntimeFault(f"{path.name}: onnxruntime cannot open it: {_last_line(fault)}") from fault
+        active = self._session.get_providers()[0]
+        if active != provider:
+            raise RuntimeFault(f"asked for {provider}, but {active} is active")
+        self._input = _only(self._session.get_inputs(), path, "input")
+        self._output = _only(self._session.get_outputs(), path, "output").name
+        if self._input.type != "tensor(float)":
+            raise RuntimeFault(f"{path.name}: its input is {self._input.type}, not float32")
+        batch = self._input.shape[0]
+        self._batch = batch if isinstance(batch, int) else None
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return _in_portions(self._run, x, self._input.shape, self._batch)
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        try:
+            return self._session.run([self._output], {self._input.name: x})[0]
+        except Exception as fault:
+            raise RuntimeFault(f"onnxruntime: {_last_line(fault)}") from fault
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "runtime": "onnxruntime",
+            "version": self._runtime.__version__,
+            "provider": self._session.get_providers()[0],
+            "precision": FLOAT_PRECISION,
+            "threads": self._session.get_session_options().intra_op_num_threads,
+        }
+
+    def metadata(self) -> dict[str, str]:
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+
+class OpenvinoSession:
+    """OpenVINO, tuned for latency: a free batch axis is fixed to 1 and batches run image by image.
+
+    float32 arithmetic is asked for and read back, since a CPU with bf16 would silently use that.
+    """
+
+    def __init__(self, path: Path, threads: int, provider: str) -> None:
+        self._runtime = ov = _import("openvino")
+        core = ov.Core()
+        if provider not in core.available_devices:
+            raise MissingRuntime(f"device {provider} is not available; here: {', '.join(core.available_devices)}")
+        hints = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": FLOAT_PRECISION,
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        try:
+            model = core.read_model(str(path))
+            self._shape = _fix_batch(_only(model.inputs, path, "input"), model)
+            _only(model.outputs, path, "output")
+            self._metadata = _openvino_metadata(model)
+            self._model = core.compile_model(model, provider, hints)
+            self._request = self._model.create_infer_request()
+        except RuntimeFault:
+            raise
+        except Exception as fault:  # openvino raises RuntimeError, TypeError and others
+            raise RuntimeFault(f"{path.name}: openvino cannot open it: {_last_line(fault)}") from fault
+        precision = self.info()["precision"]
+        if precision != FLOAT_PRECISION:
+            raise RuntimeFault(f"asked for {FLOAT_PRECISION} arithmetic, but {precision} is active")
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return _in_portions(self._run, x, self._shape, self._shape[0])
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        self._request.infer([x], share_inputs=True)
+        return np.array(self._request.get_output_tensor(0).data)
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "runtime": "openvino",
+            "version": self._runtime.get_version(),
+            "provider": ",".join(self._model.get_property("EXECUTION_DEVICES")),
+            "precision": self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
+            "threads": self._model.get_property("INFERENCE_NUM_THREADS"),
+        }
+
+    def metadata(self) -> dict[str, str]:
+        return dict(self._metadata)
+
+
+def _import(name: str) -> Any:
+    """Import a runtime now. Its own deprecation warnings are not the user's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return __import__(name)
+        except ImportError as fault:
+            raise MissingRuntime(f"{name} is not installed ({fault}); pip install {name}") from fault
+
+
+def _only(values: Any, path: Path, what: str) -> Any:
+    if len(values) != 1:
+        raise RuntimeFault(f"{path.name}: has {len(values)} {what}s, expected one")
+    return values[0]
+
+
+def _fix_batch(port: Any, model: Any) -> list[int]:
+    """Fix a free batch axis to 1; the input's shape after that."""
+    shape = port.partial_shape
+    if shape[0].is_dynamic:
+        shape[0] = 1
+        model.reshape(shape)
+    return list(port.shape)
+
+
+def _openvino_metadata(model: Any) -> dict[str, str]:
+    if not model.has_rt_info("tinyforge"):
+        return {}
+    return {key: str(value) for key, value in model.get_rt_info("tinyforge").value.items()}
+
+
+def _in_portions(run: Any, x: np.ndarray, shape: list, batch: int | None) -> np.ndarray:
+    """Logits of ``x`` from ``run``, which takes ``batch`` images at a time (None: any number); the last are filled up.
+
+    Raises ValueError when ``x`` is not float32 of the model's input shape.
+    """
+    fits = x.ndim == len(shape) and all(not isinstance(n, int) or n == m for n, m in list(zip(shape, x.shape))[1:])
+    if x.dtype != np.float32 or not fits or len(x) == 0:
+        raise ValueError(f"the model takes float32 of shape {tuple(shape)}, not {x.dtype} of {x.shape}")
+    if batch is None or len(x) == batch:
+        return run(np.ascontiguousarray(x))
+    parts = []
+    for start in range(0, len(x), batch):
+        part = x[start : start + batch]
+        filled = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), np.float32)])
+        parts.append(run(filled)[: len(part)])
+    return np.concatenate(parts)
+
+
+def _last_line(fault: Exception) -> str:
+    lines = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    return lines[-1] if lines else type(fault).__name__
