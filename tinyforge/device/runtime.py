@@ -24,7 +24,10 @@ class Session(Protocol):
     """An opened model."""
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """float32 (B, 3, h, w), or (B, h, w, 3) for an NHWC model, any B >= 1 -> float32 logits (B, N)."""
+        """float32 (B, 3, h, w), or (B, h, w, 3) for an NHWC model, any B >= 1 -> float32 logits (B, N).
+
+        Raises RuntimeFault on another shape or type.
+        """
 
     def info(self) -> dict[str, Any]:
         """What is really active, read back: runtime, version, provider, precision, threads.
@@ -185,11 +188,11 @@ def _openvino_metadata(model: Any) -> dict[str, str]:
 def _in_portions(run: Any, x: np.ndarray, shape: list, batch: int | None) -> np.ndarray:
     """Logits of ``x`` from ``run``, which takes ``batch`` images at a time (None: any number); the last are filled up.
 
-    Raises ValueError when ``x`` is not float32 of the model's input shape.
+    Raises RuntimeFault when ``x`` is not float32 of the model's input shape.
     """
     fits = x.ndim == len(shape) and all(not isinstance(n, int) or n == m for n, m in list(zip(shape, x.shape))[1:])
     if x.dtype != np.float32 or not fits or len(x) == 0:
-        raise ValueError(f"the model takes float32 of shape {tuple(shape)}, not {x.dtype} of {x.shape}")
+        raise RuntimeFault(f"the model takes float32 of shape {tuple(shape)}, not {x.dtype} of {x.shape}")
     if batch is None or len(x) == batch:
         return run(np.ascontiguousarray(x))
     parts = []

@@ -1,0 +1,132 @@
+"""``python -m tinyforge_device predict|bench|selftest|verify BUNDLE``: data on stdout, chatter on stderr.
+
+Exit codes: 0 done and passed · 1 a check failed · 2 usage, data or bundle · 3 a package or runtime is missing ·
+5 internal · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tinyforge_device", description="Run, measure and check a TinyForge bundle.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("bundle", help="folder that holds bundle.json")
+        sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        return sub
+
+    predict = command("predict", "Classify image files.")
+    predict.add_argument("images", nargs="+")
+    predict.add_argument("--top", type=_positive, default=1, metavar="K", help="answers per image (default 1)")
+    predict.add_argument("--variant", help="model to use (default: the chosen one)")
+    bench = command("bench", "Measure latency, load time and memory.")
+    bench.add_argument("--variant", action="append", help="model to measure, repeatable; 'all' for every one")
+    bench.add_argument("--images", nargs="+", help="image files to measure on (default: those of the self-test)")
+    bench.add_argument("--seconds", type=float, default=6.0, help="at least this long (default 6) ...")
+    bench.add_argument("--runs", type=_positive, default=662, help="... and this often (default 662, for a p99)")
+    bench.add_argument("--warmup", type=_positive, default=20, help="runs per warm-up window (default 20)")
+    selftest = command("selftest", "Compare this machine with the golden vectors.")
+    selftest.add_argument("--variant", action="append", help="model to test, repeatable (default: all that can run)")
+    command("verify", "Check hashes, metadata, golden vectors, and recompute every number from raw data.")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _predict(options: argparse.Namespace) -> tuple[Any, str, int]:
+    from .bundle import load_bundle
+    from .predict import open_bundle, predict
+    from .report import predictions_text
+
+    bundle = load_bundle(options.bundle)
+    results = predict(bundle, open_bundle(bundle, options.variant), options.images, options.top)
+    failed = [result for result in results if "error" in result]
+    for result in failed:
+        print(f"{result['image']}: {result['error']}", file=sys.stderr)
+    return {"predictions": results}, predictions_text(results), 2 if failed else 0
+
+
+def _bench(options: argparse.Namespace) -> tuple[Any, str, int]:
+    from .bench import bench_bundle
+    from .bundle import load_bundle
+    from .report import bench_text
+
+    bundle = load_bundle(options.bundle)
+    variants = list(bundle.variants) if options.variant == ["all"] else options.variant
+    report = bench_bundle(
+        bundle,
+        variants=variants,
+        images=options.images,
+        seconds=options.seconds,
+        min_runs=options.runs,
+        warmup=options.warmup,
+    )
+    return report, bench_text(report), 0
+
+
+def _selftest(options: argparse.Namespace) -> tuple[Any, str, int]:
+    from .bundle import load_bundle
+    from .report import outcome_text
+    from .selftest import run_selftest
+
+    outcome = run_selftest(load_bundle(options.bundle), options.variant)
+    return outcome.to_json(), outcome_text(outcome.to_json(), "selftest"), 0 if outcome.ok else 1
+
+
+def _verify(options: argparse.Namespace) -> tuple[Any, str, int]:
+    from .report import outcome_text
+    from .verify import verify_bundle
+
+    outcome = verify_bundle(options.bundle)
+    return outcome.to_json(), outcome_text(outcome.to_json(), "verify"), 0 if outcome.ok else 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Imports happen in here, so that a missing package is reported like a missing runtime."""
+    try:
+        value, text, code = globals()[f"_{options.command}"](options)
+    except ImportError as fault:
+        return _complain(f"{fault.name or fault} is missing; pip install -r requirements.txt", 3)
+    except Exception as fault:
+        from .runtime import MissingRuntime, RuntimeFault
+
+        if isinstance(fault, MissingRuntime):
+            return _complain(str(fault), 3)
+        if isinstance(fault, (RuntimeFault, ValueError)):  # BundleFault and DecodeFault among them
+            return _complain(str(fault), 2)
+        raise
+    print(json.dumps(value, indent=1) if options.json else text)
+    return code
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code (argparse itself exits with 2 on wrong usage)."""
+    options = _parser().parse_args(argv)
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except Exception as fault:
+        return _complain(f"internal: {type(fault).__name__}: {fault}", 5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

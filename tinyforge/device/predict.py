@@ -1,0 +1,41 @@
+"""Answers for image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bundle import Bundle
+from .preprocess import DecodeFault, decode, prepare
+from .runtime import Session, open_session
+
+
+def open_bundle(bundle: Bundle, variant: str | None = None) -> Session:
+    """A session of the named variant, by default the chosen one."""
+    model = bundle.variant(variant)
+    return open_session(bundle.model_path(model), model.runtime, bundle.threads)
+
+
+def predict(bundle: Bundle, session: Session, paths: Iterable[str | Path], top: int = 1) -> list[dict[str, Any]]:
+    """Per image {image, answers: [{class, probability}], best first, at most ``top``}; {image, error} if undecodable."""
+    results = []
+    for path in paths:
+        try:
+            logits = session.run(prepare(decode(Path(path)), bundle.spec))[0]
+        except DecodeFault as fault:
+            results.append({"image": str(path), "error": str(fault)})
+            continue
+        shares = softmax(logits)
+        best = np.argsort(-shares, kind="stable")[:top]
+        answers = [{"class": bundle.classes[i], "probability": round(float(shares[i]), 6)} for i in best]
+        results.append({"image": str(path), "answers": answers})
+    return results
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(..., N) -> probabilities."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)

@@ -1,0 +1,86 @@
+"""Plain text for a terminal on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Aligned columns: text to the left, numbers to the right, '-' for None."""
+    cells = [[_text(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells)]
+    right = [
+        bool(rows) and all(isinstance(value, (int, float, type(None))) for value in column) for column in zip(*rows)
+    ]
+    right = right or [False] * len(header)
+    lines = [list(header), ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width) for cell, width, number in zip(line, widths, right)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def percent(record: dict[str, Any]) -> str:
+    """A score as '85.0 % (79.4-89.3), n = 200'."""
+    return (
+        f"{record['accuracy']:.1%} ({100 * record['low']:.1f}-{100 * record['high']:.1f}), n = {record['n']}".replace(
+            "%", " %", 1
+        )
+    )
+
+
+def scores_text(scores: dict[str, dict[str, Any]]) -> str:
+    return table(["method", "accuracy (95 % interval)"], [[name, percent(record)] for name, record in scores.items()])
+
+
+def bench_text(report: dict[str, Any]) -> str:
+    """Tables of a ``bench_bundle`` report: one line per variant, then its stages."""
+    machine, variants = report["machine"], report["variants"]
+    head = f"{machine['cpu']}, {machine['architecture']}, {machine['cores']} cores"
+    columns = ["p50_ms", "p90_ms", "p99_ms", "runs", "load_ms", "peak_rss_mib"]
+    rows = [
+        [name, *(v[key] for key in columns), round(v["model_bytes"] / 2**10), v["precision"], v["threads"]]
+        for name, v in variants.items()
+    ]
+    stages = [
+        [name, stage, *(values[key] for key in columns[:3])]
+        for name, v in variants.items()
+        for stage, values in v["stages"].items()
+    ]
+    unsettled = [
+        f"{name}: latency had not settled after the warm-up" for name, v in variants.items() if not v["settled"]
+    ]
+    parts = [
+        head,
+        table(["variant", *columns, "size_kib", "floats", "threads"], rows),
+        table(["variant", "stage", *columns[:3]], stages),
+        *unsettled,
+    ]
+    return "\n\n".join(parts)
+
+
+def outcome_text(outcome: dict[str, Any], what: str) -> str:
+    """'selftest passed, 12 checks', or every fault on a line of its own."""
+    lines = [f"{fault['check']}: {fault['message']}" for fault in outcome["faults"]]
+    lines += [f"note: {note}" for note in outcome["notes"]]
+    verdict = "passed" if outcome["ok"] else f"FAILED, {len(outcome['faults'])} faults"
+    return "\n".join([*lines, f"{what} {verdict}, {outcome['checks']} checks"])
+
+
+def predictions_text(results: Sequence[dict[str, Any]]) -> str:
+    """One line per image: its answers, best first."""
+    lines = []
+    for result in results:
+        answers = [f"{answer['class']} {100 * answer['probability']:.1f} %" for answer in result.get("answers", ())]
+        if answers:
+            lines.append(f"{result['image']}: {', '.join(answers)}")
+    return "\n".join(lines)
