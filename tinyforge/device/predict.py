@@ -20,7 +20,7 @@ def open_bundle(bundle: Bundle, variant: str | None = None) -> Session:
 
 
 def predict(bundle: Bundle, session: Session, paths: Iterable[str | Path], top: int = 1) -> list[dict[str, Any]]:
-    """Per image {image, answers: [{class, probability}], best first, at most ``top``}; {image, error} if undecodable."""
+    """Per image {image, answers: [{class, probability}], best first, at most ``top``}, or {image, error}."""
     results = []
     for path in paths:
         try:
