@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", "Measure latency, load time and memory.")
     bench.add_argument("--variant", action="append", help="model to measure, repeatable; 'all' for every one")
     bench.add_argument("--images", nargs="+", help="image files to measure on (default: those of the self-test)")
-    bench.add_argument("--seconds", type=float, default=6.0, help="at least this long (default 6) ...")
+    bench.add_argument("--seconds", type=_duration, default=6.0, help="at least this long (default 6) ...")
     bench.add_argument("--runs", type=_positive, default=662, help="... and this often (default 662, for a p99)")
     bench.add_argument("--warmup", type=_positive, default=20, help="runs per warm-up window (default 20)")
     selftest = command("selftest", "Compare this machine with the golden vectors.")
@@ -43,6 +43,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _duration(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86400:
+        raise argparse.ArgumentTypeError("must be between 0 and 86400")
     return value
 
 
@@ -101,11 +108,13 @@ def _run(options: argparse.Namespace) -> int:
     except ImportError as fault:
         return _complain(f"{fault.name or fault} is missing; pip install -r requirements.txt", 3)
     except Exception as fault:
+        from .bundle import BundleFault
+        from .preprocess import DecodeFault
         from .runtime import MissingRuntime, RuntimeFault
 
         if isinstance(fault, MissingRuntime):
             return _complain(str(fault), 3)
-        if isinstance(fault, (RuntimeFault, ValueError)):  # BundleFault and DecodeFault among them
+        if isinstance(fault, (BundleFault, DecodeFault, RuntimeFault)):
             return _complain(str(fault), 2)
         raise
     print(json.dumps(value, indent=1) if options.json else text)

@@ -31,11 +31,8 @@ def _text(value: Any) -> str:
 
 def percent(record: dict[str, Any]) -> str:
     """A score as '85.0 % (79.4-89.3), n = 200'."""
-    return (
-        f"{record['accuracy']:.1%} ({100 * record['low']:.1f}-{100 * record['high']:.1f}), n = {record['n']}".replace(
-            "%", " %", 1
-        )
-    )
+    accuracy, low, high = (100 * record[key] for key in ("accuracy", "low", "high"))
+    return f"{accuracy:.1f} % ({low:.1f}-{high:.1f}), n = {record['n']}"
 
 
 def scores_text(scores: dict[str, dict[str, Any]]) -> str:

@@ -63,12 +63,14 @@ def read_predictions(bundle: Bundle, name: str) -> list[tuple[str, int, int]]:
     names, labels, found = (need(record, key, list, name) for key in ("names", "labels", "predicted"))
     if not len(names) == len(labels) == len(found) > 0:
         raise BundleFault(f"{name}: names, labels and predicted must be equally many, at least one")
+    if not all(isinstance(image, str) for image in names):
+        raise BundleFault(f"{name}: names must be text")
     if any(type(index) is not int or not 0 <= index < len(bundle.classes) for index in labels + found):
         raise BundleFault(f"{name}: labels and predicted must be class indices below {len(bundle.classes)}")
-    twice = [image for image, count in Counter(map(str, names)).items() if count > 1]
+    twice = [image for image, count in Counter(names).items() if count > 1]
     if twice:
         raise BundleFault(f"{name}: {twice[0]!r} appears more than once")
-    return list(zip(map(str, names), labels, found))
+    return list(zip(names, labels, found))
 
 
 def _latency_faults(bundle: Bundle) -> Iterator[Finding]:
