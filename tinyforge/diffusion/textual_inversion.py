@@ -1,0 +1,164 @@
+"""Textual inversion of all classes of a task at once.
+
+Source: Gal et al. 2022, "An Image is Worth One Word", arXiv 2208.01618, eq. 2, in the setting of Landolsi & Kahl 2024,
+arXiv 2406.03146 (AdamW, constant rate, timesteps in [250, 1000)).
+Differs: all classes share each forward pass. No class sees another: each has its own rows, its own generator and its
+own mean loss, and AdamW is elementwise, so the result is that of learning each class alone, to rounding.
+Legend: B batch, C h w latent, L tokens, D width, N classes, K vectors, S steps.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tinyforge.diffusion.ddim import add_noise
+from tinyforge.diffusion.seeding import item_generator
+from tinyforge.diffusion.signature import Denoiser, Progress
+from tinyforge.errors import DataError, RecipeError
+from tinyforge.recipe import Invert
+
+WEIGHT_DECAY = 1e-2  # AdamW's default, which the public code leaves in place
+LOSS_SCALE = 2.0**10  # keeps float16 gradients above underflow; a power of two, so exact in float32
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """What was learned: K vectors (N, K, D) per class, and the placeholder that stands for them in a prompt."""
+
+    classes: tuple[str, ...]
+    placeholders: tuple[str, ...]
+    embeddings: Tensor
+
+    def prompts(self, template: str) -> list[str]:
+        """One prompt per class; '{}' of the template becomes the class's placeholder."""
+        return [template.replace("{}", placeholder) for placeholder in self.placeholders]
+
+    def conditions(self, backbone: Denoiser, template: str) -> Tensor:
+        """The conditions (N, L, D) of the classes; index them by label."""
+        with torch.no_grad():
+            return backbone.embed(self.prompts(template), self)
+
+    def to_files(self) -> dict[str, bytes]:
+        """File name -> content, for an atomic writer."""
+        about = {"schema_version": 1, "classes": self.classes, "placeholders": self.placeholders}
+        return {
+            "concept.json": (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode(),
+            "concept.safetensors": safetensors.torch.save({"embeddings": self.embeddings.cpu().contiguous()}),
+        }
+
+    def save(self, folder: Path) -> None:
+        for name, content in self.to_files().items():
+            (folder / name).write_bytes(content)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Concept":
+        """Raises DataError when the folder holds no concept that this version can read."""
+        try:
+            about = json.loads((folder / "concept.json").read_bytes())
+            embeddings = safetensors.torch.load((folder / "concept.safetensors").read_bytes())["embeddings"]
+            return cls(tuple(about["classes"]), tuple(about["placeholders"]), embeddings)
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as fault:
+            raise DataError(f"{folder}: not a saved concept ({fault}); run 'tinyforge invert' again") from fault
+
+
+def learn_concepts(
+    backbone: Denoiser,
+    latents: Tensor,
+    labels: Tensor,
+    classes: list[str],
+    settings: Invert,
+    seed: int,
+    *,
+    batch_size: int = 256,
+    progress: Progress = None,
+) -> tuple[Concept, Tensor]:
+    """Learn K vectors for each class from its support latents (B, C, h, w) with ``labels`` (B,) in [0, N).
+
+    Each step, each class draws ``ti_batch_size`` noisy samples from its own generator; the loss is the sum over classes
+    of the mean squared error of the noise. ``batch_size`` caps the samples of a forward pass: the classes of a step are
+    then taken in groups, with the same result. Returns the concept and the losses (S, N).
+    Raises DataError for a class without supports, RecipeError for an initial word that has no known token.
+    """
+    rows = initial_rows(backbone, classes, settings).requires_grad_()
+    concept = Concept(tuple(classes), tuple(f"<class-{index:03d}>" for index in range(len(classes))), rows.detach())
+    prompts = concept.prompts(settings.prompt)
+    streams = [
+        SampleStream(latents[labels == index], item_generator(seed, "textual inversion", name), name, settings)
+        for index, name in enumerate(classes)
+    ]
+    group = max(1, batch_size // settings.ti_batch_size)
+    optimizer = torch.optim.AdamW([rows], lr=settings.ti_lr, weight_decay=WEIGHT_DECAY)
+    history = torch.zeros(settings.ti_steps, len(classes))
+    for step in range(settings.ti_steps):
+        optimizer.zero_grad()
+        for first in range(0, len(classes), group):
+            part = slice(first, first + group)
+            cond = backbone.embed(prompts[part], concept, rows)
+            losses = noise_losses(backbone, cond, [stream.draw(step) for stream in streams[part]])
+            (LOSS_SCALE * losses.sum()).backward()
+            history[step, part] = losses.detach().cpu()
+        rows.grad /= LOSS_SCALE
+        optimizer.step()
+        if progress:
+            progress(step + 1, settings.ti_steps)
+    return Concept(concept.classes, concept.placeholders, rows.detach().clone()), history
+
+
+class SampleStream:
+    """The training samples of one class: supports in shuffled rounds, timesteps uniform in [min, max), normal noise."""
+
+    def __init__(self, latents: Tensor, generator: torch.Generator, name: str, settings: Invert):
+        if not len(latents):
+            raise DataError(f"class '{name}' has no support image")
+        self.latents, self.generator = latents, generator
+        shape = (settings.ti_steps, settings.ti_batch_size)
+        num_rounds = -(-shape[0] * shape[1] // len(latents))
+        rounds = [torch.randperm(len(latents), generator=generator) for _ in range(num_rounds)]
+        self.picks = torch.cat([*rounds, torch.empty(0, dtype=torch.long)])[: shape[0] * shape[1]].view(shape)
+        bounds = settings.ti_min_timestep, settings.ti_max_timestep
+        self.timesteps = torch.randint(*bounds, shape, generator=generator)
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean latents and noise (b, C, h, w), timesteps (b,) of one step; steps must be drawn in order."""
+        z0 = self.latents[self.picks[step].to(self.latents.device)]
+        noise = torch.randn(z0.shape, generator=self.generator, dtype=torch.float32).to(z0)
+        return z0, noise, self.timesteps[step]
+
+
+def noise_losses(backbone: Denoiser, cond: Tensor, samples: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """The mean squared error (n,) of the predicted noise of n classes, given cond (n, L, D) and their samples."""
+    z0, noise, t = (torch.cat(parts) for parts in zip(*samples, strict=True))
+    z = add_noise(z0, noise, backbone.alphas_cumprod[t])
+    per_class = len(z0) // len(samples)
+    predicted = backbone.eps(z, t.to(z.device), cond.repeat_interleave(per_class, dim=0))
+    return (predicted - noise).square().unflatten(0, (len(samples), per_class)).mean(dim=(1, 2, 3, 4))
+
+
+def initial_rows(backbone: Denoiser, classes: list[str], settings: Invert) -> Tensor:
+    """The vectors (N, K, D) that the classes start from: those of their initial words, shared out over K."""
+    unknown = sorted(set(settings.initializers) - set(classes))
+    if unknown:
+        raise RecipeError(f"invert.initializers names {unknown}, but the classes are {list(classes)}")
+    rows = []
+    for name in classes:
+        words = settings.initializers.get(name, settings.initializer)
+        vectors = backbone.word_vectors(words)
+        if not len(vectors):
+            raise RecipeError(
+                f"the initial word '{words}' of class '{name}' has no token that this backbone knows; "
+                "set invert.initializer, or invert.initializers for this class, to a word in Latin letters"
+            )
+        rows.append(spread(vectors, settings.num_vectors))
+    return torch.stack(rows).clone()
+
+
+def spread(vectors: Tensor, count: int) -> Tensor:
+    """n token vectors (n, D) as ``count`` vectors (K, D), in order: averaged where n > K, repeated where n < K."""
+    n = len(vectors)
+    if n <= count:
+        return vectors[torch.arange(count) * n // count]
+    return torch.stack([part.mean(dim=0) for part in vectors.tensor_split(count)])
