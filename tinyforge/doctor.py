@@ -13,6 +13,7 @@ from typing import Any
 
 from tinyforge import __version__
 from tinyforge.device.machine import describe_machine
+from tinyforge.device.report import table
 
 _CGROUP_CPU = ("/sys/fs/cgroup/cpu.max",)
 _CGROUP_MEMORY = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -117,3 +118,24 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _first_text(paths: Iterable[str]) -> str:
     return next((Path(path).read_text().strip() for path in paths if Path(path).is_file()), "")
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """A report of ``examine`` for a terminal."""
+    machine = report["machine"]
+    limits = [f"{report['cpu_limit']:g} cores"] if report["cpu_limit"] else []
+    limits += [f"{report['memory_limit_mib']} MiB"] if report["memory_limit_mib"] else []
+    rows = [
+        [d["name"], d["extra"], d["requires"], d["version"] or "missing", "" if d["ok"] else d["advice"]]
+        for d in report["dependencies"]
+    ]
+    lines = [
+        f"tinyforge {report['tinyforge']}, Python {report['python']} ({report['executable']})",
+        f"{machine['cpu']}, {machine['architecture']}, {machine['cores']} cores, {machine['memory_mib']} MiB",
+        f"limits of this container: {', '.join(limits) or 'none'}",
+        f"GPUs: {'; '.join(report['gpus']) or 'none found by nvidia-smi'}",
+        *(f"torch {key}: {value}" for key, value in report.get("torch", {}).items()),
+        "",
+        table(["package", "for", "needs", "version", "to install"], rows),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""Plain text about builds and bundles, for a terminal."""
+
+from typing import Any
+
+from tinyforge.device.bundle import Bundle, load_bundle
+from tinyforge.device.report import scores_text, table
+
+PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
+
+
+def plan_text(plan: list[dict[str, Any]]) -> str:
+    """What a dry run found."""
+    return table(["stage", "state", "folder"], [[step["stage"], step["state"], step["folder"]] for step in plan])
+
+
+def forged_text(result: dict[str, Any]) -> str:
+    """What ``forge`` made: stage folders with their seconds, the bundle, the warnings."""
+    rows = [[stage, result["seconds"].get(stage), folder] for stage, folder in result["stages"].items()]
+    parts = [table(["stage", "seconds", "folder"], rows)]
+    if "bundle" in result:
+        parts += [bundle_text(load_bundle(result["bundle"])), f"bundle: {result['bundle']}"]
+    return "\n\n".join([*parts, *(f"warning: {text}" for text in result["warnings"])])
+
+
+def bundle_text(bundle: Bundle) -> str:
+    """Classes, models with size and latency, and scores of a bundle."""
+    height, width = bundle.spec.size
+    size = f"{len(bundle.classes)} classes, {width}x{height} pixels, {bundle.threads} threads"
+    latency = bundle.record["latency"]
+    rows = [
+        [f"{v.name}{' *' * (v.name == bundle.chosen)}", v.runtime, v.precision, round(v.model_bytes / 1024)]
+        + [latency.get(v.name, {}).get(percentile) for percentile in PERCENTILES]
+        for v in bundle.variants.values()
+    ]
+    scores = bundle.record["scores"]
+    return "\n\n".join(
+        (
+            f"{bundle.name} for {bundle.target}: {size}\nclasses: {', '.join(bundle.classes)}",
+            table(["model (* chosen)", "runtime", "precision", "size_kib", *PERCENTILES], rows),
+            scores_text(scores) if scores else "no scores: there were no test images",
+        )
+    )
