@@ -1,0 +1,196 @@
+"""Assemble the bundle (format: ``tinyforge.device.bundle``) beside its destination, verify it, swap it in at once.
+
+The same contents give the same bytes, but for what was measured (latency) and where (``made_with`` of the golden
+vectors).
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinyforge.compress.card import model_card
+from tinyforge.compress.variants import REFERENCE, Variant
+from tinyforge.device import bundle as device_bundle
+from tinyforge.device.bench import summary
+from tinyforge.device.runtime import open_session
+from tinyforge.device.selftest import write_golden
+from tinyforge.device.spec import InputSpec
+from tinyforge.device.stats import score
+from tinyforge.device.verify import verify_bundle
+from tinyforge.errors import BundleError, GateError
+
+PACKAGE = "tinyforge_device"
+FLOORS = {"numpy": "1.26", "Pillow": "10.3", "onnxruntime": "1.20", "openvino": "2025.0"}
+METHOD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle.
+
+    models, made: the folder of model files and what is in it; of these the chosen one and the fp32 reference are
+    shipped. golden_images: file name -> encoded image, for the self-test and for measuring; a few real ones.
+    predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it. latency:
+    variant -> report of ``device.bench``; of shipped ones only. provenance: lineage, versions, seeds; no times of day.
+    notes: what a user must know, for the model card. recipe_lock: TOML. report_html: the whole document.
+    """
+
+    name: str
+    target: str
+    classes: Sequence[str]
+    spec: InputSpec
+    threads: int
+    chosen: str
+    models: Path
+    made: Sequence[Variant]
+    golden_images: Mapping[str, bytes]
+    recipe_lock: str
+    report_html: str
+    predictions: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    licences: Sequence[Mapping[str, Any]] = ()
+    notes: Sequence[str] = ()
+
+    def shipped(self) -> list[Variant]:
+        """The chosen variant, then the fp32 reference. Raises ValueError when either was not made."""
+        made = {one.name: one for one in self.made if not one.failure}
+        missing = [name for name in (self.chosen, REFERENCE) if name not in made]
+        if missing:
+            raise ValueError(f"cannot ship {missing[0]}: it was not made")
+        return [made[name] for name in dict.fromkeys((self.chosen, REFERENCE))]
+
+
+def write_bundle(folder: Path, contents: Contents, *, overwrite: bool = False) -> Path:
+    """Write, verify and swap in the bundle at ``folder``. Returns it.
+
+    What is already there is replaced when ``overwrite`` is given, or when it is a bundle of the same name and target.
+    Raises BundleError when it may not be replaced, GateError when the finished bundle does not verify. On any error,
+    what was there before is untouched.
+    """
+    _check_replaceable(folder, contents, overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        finished = Path(scratch) / "new"
+        _write(finished, contents)
+        outcome = verify_bundle(finished)
+        if not outcome.ok:
+            faults = "; ".join(fault["message"] for fault in outcome.faults)
+            raise GateError(f"the finished bundle does not pass its own verification: {faults}")
+        _swap(finished, folder, Path(scratch) / "old")
+    return folder
+
+
+def _check_replaceable(folder: Path, contents: Contents, overwrite: bool) -> None:
+    if overwrite or not (folder.exists() or folder.is_symlink()):
+        return
+    try:
+        record = device_bundle.read_record(folder)
+    except device_bundle.BundleFault as fault:
+        raise BundleError(f"{folder} is in the way and is not a bundle ({fault}); --overwrite replaces it") from fault
+    if (record.get("name"), record.get("target")) != (contents.name, contents.target):
+        raise BundleError(f"{folder} is the bundle of another recipe, {record.get('name')!r}; --overwrite replaces it")
+
+
+def _write(root: Path, contents: Contents) -> None:
+    """Every file; bundle.json, which lists the others, and the card made from it come last."""
+    shipped = contents.shipped()
+    (root / "model").mkdir(parents=True)
+    for file in (file for variant in shipped for file in variant.files):
+        shutil.copyfile(contents.models / file, root / "model" / file)
+    copy_device_package(root / PACKAGE)
+    sessions = {one.name: open_session(root / "model" / one.files[0], one.runtime, contents.threads) for one in shipped}
+    write_golden(root, contents.golden_images, contents.spec, sessions)
+    for method, predictions in contents.predictions.items():
+        _write_json(root / "predictions" / f"{_plain(method)}.json", predictions)
+    for variant, report in contents.latency.items():
+        _write_json(root / "latency" / f"{_plain(variant)}.json", report["raw_us"])
+    _write_text(root / "recipe.lock.toml", contents.recipe_lock)
+    _write_text(root / "requirements.txt", requirements(shipped[0].runtime))
+    _write_text(root / "report.html", contents.report_html)
+    record = bundle_record(root, contents)
+    _write_text(root / "README.md", model_card(record, contents.notes))
+    _write_json(root / "bundle.json", record)
+
+
+def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
+    """bundle.json of the files now at ``root``."""
+    variants = {
+        one.name: {
+            "runtime": one.runtime,
+            "precision": one.precision,
+            "files": [device_bundle.file_record(root, f"model/{file}") for file in one.files],
+        }
+        for one in contents.shipped()
+    }
+    return {
+        "schema_version": device_bundle.SCHEMA_VERSION,
+        "name": contents.name,
+        "target": contents.target,
+        "classes": list(contents.classes),
+        "input": contents.spec.to_json(),
+        "threads": contents.threads,
+        "model": {"chosen": contents.chosen, "variants": variants},
+        "scores": {method: _score(method, predictions) for method, predictions in contents.predictions.items()},
+        "latency": {
+            variant: {**summary(dict(report)), "raw": f"latency/{variant}.json"}
+            for variant, report in contents.latency.items()
+        },
+        "provenance": dict(contents.provenance),
+        "licences": [dict(one) for one in contents.licences],
+        "files": device_bundle.hash_files(root),
+    }
+
+
+def requirements(runtime: str) -> str:
+    """requirements.txt of a bundle whose chosen model runs in ``runtime``: the lowest versions that the tests cover."""
+    return "".join(f"{package}>={FLOORS[package]}\n" for package in ("numpy", "Pillow", runtime))
+
+
+def copy_device_package(folder: Path) -> None:
+    """The modules of ``tinyforge.device`` as a package of its own: it imports nothing but itself, relatively."""
+    source = Path(device_bundle.__file__).parent
+    folder.mkdir(parents=True)
+    for path in sorted(source.glob("*.py")):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _score(method: str, predictions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    pairs = list(zip(predictions["labels"], predictions["predicted"], strict=True))
+    correct = sum(label == found for label, found in pairs)
+    return {**score(correct, len(pairs)), "predictions": f"predictions/{method}.json"}
+
+
+def _plain(name: str) -> str:
+    """``name``, which becomes a file name. Raises ValueError when it is not plain."""
+    if not METHOD.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a file: letters, digits, '.', '_' and '-' only")
+    return name
+
+
+def _write_json(path: Path, value: Any) -> None:
+    indent = 1 if path.name == "bundle.json" else None
+    _write_text(path, json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False, indent=indent) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _swap(finished: Path, folder: Path, retired: Path) -> None:
+    """Put ``finished`` in the place of ``folder``, which moves to ``retired``, or comes back when that fails."""
+    was_there = folder.exists() or folder.is_symlink()
+    if was_there:
+        folder.rename(retired)
+    try:
+        finished.rename(folder)
+    except BaseException:
+        if was_there:
+            retired.rename(folder)
+        raise

@@ -1,0 +1,118 @@
+"""README.md of a bundle, its model card: what it is, how to run it, how good and how fast, what not to trust it with."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_CLASSES = 60
+
+
+def model_card(record: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """Markdown from bundle.json and what a user must know. A pure function; no time, no path."""
+    parts = [
+        _head(record),
+        _section("Use", _use(record)),
+        _section("Accuracy", _accuracy(record)),
+        _section("Speed", _speed(record)),
+        _section("Input", _input(record)),
+        _section("Limits", "\n".join(f"- {_text(note)}" for note in [*notes, *LIMITS])),
+        _section("Licences", _licences(record)),
+        _section("Files", FILES),
+    ]
+    return "\n".join(parts)
+
+
+LIMITS = (
+    "It answers one of its classes for every image, also for an image of something else.",
+    "Its accuracy holds for images like the test images.",
+    "An int8 model may answer a few images otherwise on another processor: run `selftest` there.",
+)
+
+FILES = """\
+- `bundle.json`: classes in order, input, model files with their sha256, scores, provenance
+- `model/`: the chosen model and its fp32 reference
+- `tinyforge_device/`: the program that runs, measures and checks them
+- `selftest/`: golden vectors, from encoded image to answer
+- `predictions/`, `latency/`: raw data behind every number; `verify` works the numbers out again
+- `recipe.lock.toml`: what it was made from; `report.html`: the full report
+"""
+
+
+def _head(record: Mapping[str, Any]) -> str:
+    names = [_text(name) for name in record["classes"][:MAX_CLASSES]]
+    more = len(record["classes"]) - len(names)
+    listed = ", ".join(names) + (f" and {more} more (see bundle.json)" if more else "")
+    variant = record["model"]["variants"][record["model"]["chosen"]]
+    size = sum(file["bytes"] for file in variant["files"])
+    return (
+        f"# {_text(record['name'])} for {_text(record['target'])}\n\n"
+        f"An image classifier, made by TinyForge. Model `{record['model']['chosen']}` ({variant['precision']}, "
+        f"{variant['runtime']}, {size / 1024:,.0f} KiB).\n\n"
+        f"{len(record['classes'])} classes: {listed}.\n"
+    )
+
+
+def _use(record: Mapping[str, Any]) -> str:
+    return (
+        "In this folder, with Python 3.9 or later:\n\n"
+        "```\n"
+        "pip install -r requirements.txt\n"
+        "python -m tinyforge_device predict . photo.jpg\n"
+        "python -m tinyforge_device bench .\n"
+        "python -m tinyforge_device selftest .\n"
+        "python -m tinyforge_device verify .\n"
+        "```\n"
+    )
+
+
+def _accuracy(record: Mapping[str, Any]) -> str:
+    if not record["scores"]:
+        return "Not measured: there were no test images.\n"
+    rows = ["| method | n | correct | accuracy % | 95 % interval |", "|---|---:|---:|---:|---:|"]
+    for method, one in record["scores"].items():
+        name = f"**{_text(method)}** (shipped)" if method == record["model"]["chosen"] else _text(method)
+        interval = f"{100 * one['low']:.1f} – {100 * one['high']:.1f}"
+        rows.append(f"| {name} | {one['n']} | {one['correct']} | {100 * one['accuracy']:.1f} | {interval} |")
+    return "\n".join(rows) + "\n"
+
+
+def _speed(record: Mapping[str, Any]) -> str:
+    if not record["latency"]:
+        return "Not measured. Measure it on the device: `python -m tinyforge_device bench .`\n"
+    rows = ["| model | p50 ms | p90 ms | p99 ms | runs | peak RSS MiB |", "|---|---:|---:|---:|---:|---:|"]
+    for name, one in record["latency"].items():
+        values = [one.get(key) for key in ("p50_ms", "p90_ms", "p99_ms", "runs", "peak_rss_mib")]
+        rows.append(
+            f"| {_text(name)} | " + " | ".join("–" if value is None else f"{value:g}" for value in values) + " |"
+        )
+    where = record["provenance"].get("machine", {}).get("cpu")
+    rows.append(f"\nInference of one image, {record['threads']} thread(s){f', on {_text(where)}' if where else ''}. ")
+    return "\n".join(rows) + "Measure it on the device: `python -m tinyforge_device bench .`\n"
+
+
+def _input(record: Mapping[str, Any]) -> str:
+    spec = record["input"]
+    height, width = spec["size"]
+    fit = (
+        "stretched"
+        if spec["fit"] == "stretch"
+        else f"resized to 1/{spec['crop_pct']:g} of that and cropped at the centre"
+    )
+    return (
+        f"RGB, {width} × {height} pixels, {fit} ({spec['resize']}, Pillow), scaled to [0, 1], "
+        f"minus mean {list(spec['mean'])}, over std {list(spec['std'])}, {spec['layout']}. `tinyforge_device` does this.\n"
+    )
+
+
+def _licences(record: Mapping[str, Any]) -> str:
+    lines = [f"- {_text(one['name'])}: {_text(one['licence'])}" for one in record["licences"]]
+    return "\n".join(lines or ["- tinyforge_device: Apache-2.0"]) + "\n"
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}"
+
+
+def _text(value: Any) -> str:
+    """Text of the user inside Markdown: no markup, no line break, no table cell."""
+    plain = " ".join(str(value).split())
+    return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in plain)
