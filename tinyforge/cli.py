@@ -1,6 +1,6 @@
 """The command line: parse, call one function, print. Results go to stdout, everything else to stderr.
 
-Only click is imported at the top: all other imports happen inside the command that needs them, so that ``--help`` is quick.
+Only click is imported at the top; all else inside the command that needs it, so that ``--help`` is quick.
 """
 
 import json
@@ -10,6 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,9 @@ def _print(answer: Answer, command: str | None, as_json: bool) -> int:
     """Print an answer; returns the exit code."""
     if not as_json:
         click.echo(answer.text)
-    if answer.failure:
-        return _report(command, as_json, _record(answer.failure, str(answer.failure)), details=answer.result)
-    if as_json:
+    elif not answer.failure:
         click.echo(json.dumps({"ok": True, "command": command, "result": answer.result}, indent=1, ensure_ascii=False))
-    return 0
+    return _report(answer.failure, command, as_json, details=answer.result) if answer.failure else 0
 
 
 def _fail(error: BaseException, command: str | None, as_json: bool, verbose: bool) -> int:
@@ -72,20 +71,16 @@ def _fail(error: BaseException, command: str | None, as_json: bool, verbose: boo
     if isinstance(error, click.UsageError) and not as_json:
         error.show(sys.stderr)
         return 2
-    return _report(command, as_json, _record(error, _message(error)))
+    return _report(error, command, as_json)
 
 
-def _report(command: str | None, as_json: bool, record: dict[str, Any], **more: Any) -> int:
+def _report(error: BaseException, command: str | None, as_json: bool, **details: Any) -> int:
+    record = {"type": type(error).__name__, "message": _message(error), "exit_code": _exit_code(error), **details}
     if as_json:
-        envelope = {"ok": False, "command": command, "error": record | more}
-        click.echo(json.dumps(envelope, indent=1, ensure_ascii=False))
+        click.echo(json.dumps({"ok": False, "command": command, "error": record}, indent=1, ensure_ascii=False))
     else:
         click.echo(f"error: {record['message']}", err=True)
     return record["exit_code"]
-
-
-def _record(error: BaseException, message: str) -> dict[str, Any]:
-    return {"type": type(error).__name__, "message": message, "exit_code": _exit_code(error)}
 
 
 def _exit_code(error: BaseException) -> int:
@@ -134,23 +129,12 @@ class Progress:
         self._clock, self._start = clock, clock()
         self._last: dict[str, float] = {}
         self._tasks: dict[str, Any] = {}
-        self._bars = self._open_bars() if (sys.stderr.isatty() if terminal is None else terminal) else None
+        self._bars: Any = None
+        if sys.stderr.isatty() if terminal is None else terminal:
+            from rich import console, progress
 
-    @staticmethod
-    def _open_bars() -> Any:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-
-        bars = Bars(console=Console(stderr=True), transient=True)
-        bars.start()
-        return bars
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars:
-            self._bars.stop()
+            self._bars = progress.Progress(console=console.Console(stderr=True), transient=True)
+            self._bars.start()
 
     def log(self, line: str) -> None:
         text = f"[{self._clock() - self._start:6.1f} s] {line}"
@@ -169,6 +153,10 @@ class Progress:
         elif self._clock() - self._last.setdefault(label, self._start) >= SECONDS_BETWEEN_LINES:
             self._last[label] = self._clock()
             self.log(f"{label}: {done} of {total}")
+
+    def close(self) -> None:
+        if self._bars:
+            self._bars.stop()
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -199,20 +187,14 @@ def _options(*options: Callable) -> Callable:
 
 # build, and its stages alone
 
-FLAGS = {
-    "data": "data.path",
-    "test": "data.test",
-    "target": "target",
-    "backbone": "backbone.name",
-    "teacher": "teacher.name",
-    "seed": "seed",
-}
+FLAGS = {"data": "data.path", "test": "data.test", "backbone": "backbone.name", "teacher": "teacher.name"}
+FLAGS |= {"target": "target", "seed": "seed"}
 STAGES = {
     "build": "Everything: from images to a tested bundle for a device.",
-    "invert": "Learn the classes and invert the support images with the diffusion model.",
-    "synthesize": "Make varied training images from the inversions.",
-    "distill": "Label the images with the teacher and train the student.",
-    "compress": "Export and quantise the student, and measure what that cost.",
+    "invert": "Only up to the inversions: learn the classes, invert the supports.",
+    "synthesize": "Only up to the synthetic images.",
+    "distill": "Only up to the students: label the images, train on them.",
+    "compress": "Only up to the exported and quantised models.",
 }
 
 _build_options = _options(
@@ -248,7 +230,7 @@ def _add_stage(name: str, summary: str) -> None:
         _calm_libraries(options["offline"])
         from tinyforge import stages  # after the recipe: its faults are told at once
 
-        with Progress() as progress:
+        with closing(Progress()) as progress:
             how = {**options, "log": progress.log, "progress": progress.count}
             if dry_run:
                 plan = stages.dry_run(loaded, target, out, **how)
@@ -286,7 +268,7 @@ _bundle = click.argument("bundle", type=click.Path(path_type=Path))
     click.option("--warmup", type=click.IntRange(1), default=20, show_default=True, help="Runs per warm-up window."),
 )
 def bench(bundle: Path, variants: tuple[str, ...], images: tuple[str, ...], runs: int, **how: Any) -> Answer:
-    """Measure latency, load time and memory of a bundle's models on this machine."""
+    """Measure a bundle's latency and memory on this machine."""
     from tinyforge.device.bench import bench_bundle
     from tinyforge.device.bundle import load_bundle
     from tinyforge.device.report import bench_text
@@ -332,7 +314,7 @@ def inspect(bundle: Path) -> Answer:
 @program.command()
 @_options(_bundle)
 def verify(bundle: Path) -> Answer:
-    """Check a bundle: hashes, golden vectors, and every number again from its raw data."""
+    """Check a bundle: hashes, golden vectors, every number."""
     from tinyforge.device.report import outcome_text
     from tinyforge.device.verify import verify_bundle
 
@@ -344,39 +326,40 @@ def verify(bundle: Path) -> Answer:
 # What there is
 
 
-@program.command()
-@_options(
+_catalogue_options = _options(
     click.argument("name", required=False),
-    click.option("--schema", "schema_only", is_flag=True, help="The JSON schema of a recipe file."),
+    click.option("--schema", is_flag=True, help="The JSON schema of such a file."),
 )
-def recipes(name: str | None, schema_only: bool) -> Answer:
+
+
+@program.command()
+@_catalogue_options
+def recipes(name: str | None, schema: bool) -> Answer:
     """List the recipes, or show one."""
+    from tinyforge import recipe
     from tinyforge.loading import load_recipe, shipped_recipes
-    from tinyforge.recipe import schema
 
-    return _catalogue(name, schema() if schema_only else None, shipped_recipes(), load_recipe, "description")
+    return _schema(recipe) if schema else _catalogue(name, shipped_recipes(), load_recipe, "description")
 
 
 @program.command()
-@_options(
-    click.argument("name", required=False),
-    click.option("--schema", "schema_only", is_flag=True, help="The JSON schema of a target file."),
-)
-def targets(name: str | None, schema_only: bool) -> Answer:
+@_catalogue_options
+def targets(name: str | None, schema: bool) -> Answer:
     """List the devices, or show one."""
+    from tinyforge import target
     from tinyforge.loading import load_target, shipped_targets
-    from tinyforge.target import schema
 
-    return _catalogue(name, schema() if schema_only else None, shipped_targets(), load_target, "title")
+    return _schema(target) if schema else _catalogue(name, shipped_targets(), load_target, "title")
 
 
-def _catalogue(
-    name: str | None, schema: dict[str, Any] | None, files: dict[str, Path], load: Callable[[str], Any], summary: str
-) -> Answer:
+def _schema(module: Any) -> Answer:
+    schema = module.schema()
+    return Answer(schema, json.dumps(schema, indent=1))
+
+
+def _catalogue(name: str | None, files: dict[str, Path], load: Callable[[str], Any], summary: str) -> Answer:
     from tinyforge.device.report import table
 
-    if schema:
-        return Answer(schema, json.dumps(schema, indent=1))
     if name:
         loaded = load(name).model_dump(mode="json")
         return Answer(loaded, files.get(name, Path(name)).read_text(encoding="utf-8").rstrip())
@@ -409,6 +392,6 @@ def pretrain(domain: str, **how: Any) -> Answer:
     """Train an embedded backbone and teacher from fonts."""
     from tinyforge.embedded.pretrain.pretrain import pretrain as train
 
-    with Progress() as progress:
+    with closing(Progress()) as progress:
         result = train(**how, log=progress.log)
     return Answer(result, json.dumps(result, indent=1))
