@@ -19,7 +19,7 @@ from typing import Any
 from .bundle import Bundle, locate, need, read_json
 from .machine import describe_machine, peak_rss_mib
 from .preprocess import decode, prepare
-from .runtime import MissingRuntime, RuntimeFault, Session, open_session
+from .runtime import MissingRuntime, RuntimeFault, Session, import_runtime, open_session
 from .spec import InputSpec
 from .stats import percentile, percentile_bound, runs_needed
 
@@ -163,7 +163,7 @@ def _measure(job: dict[str, Any]) -> dict[str, Any]:
     images = [Path(path).read_bytes() for path in job["images"]]
     first = prepare(decode(images[0]), spec)
     start = time.perf_counter_ns()
-    __import__(job["runtime"])
+    import_runtime(job["runtime"])
     imported = time.perf_counter_ns()
     session = open_session(job["model"], job["runtime"], job["threads"])
     loaded = time.perf_counter_ns()
@@ -227,7 +227,7 @@ def main() -> None:
     """The fresh process: a job on stdin, a report or {fault, missing} as the last line of stdout."""
     try:
         answer = _measure(json.load(sys.stdin))
-    except (ImportError, MissingRuntime) as fault:
+    except MissingRuntime as fault:
         answer = {"fault": str(fault), "missing": True}
     except (RuntimeFault, ValueError) as fault:
         answer = {"fault": str(fault), "missing": False}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from .machine import usable_cores
 
 RUNTIMES = ("onnxruntime", "openvino")
 FLOAT_PRECISION = "f32"
@@ -40,7 +43,9 @@ class Session(Protocol):
 
 
 def open_session(model_path: str | Path, runtime: str, threads: int = 1, provider: str | None = None) -> Session:
-    """Open a model on ``threads`` CPU threads. ``provider``: ONNX Runtime's execution provider or OpenVINO's device.
+    """Open a model on ``threads`` CPU threads, fewer where this process has fewer cores: waiting threads spin.
+
+    ``provider``: ONNX Runtime's execution provider or OpenVINO's device.
 
     Raises MissingRuntime when runtime or provider is not there, RuntimeFault when the model cannot be opened or
     something else is active than was asked for, ValueError on an unknown runtime.
@@ -50,6 +55,7 @@ def open_session(model_path: str | Path, runtime: str, threads: int = 1, provide
     path = Path(model_path)
     if not path.is_file():
         raise RuntimeFault(f"{path.name}: no such model file")
+    threads = min(threads, usable_cores())
     if runtime == "onnxruntime":
         return OnnxSession(path, threads, provider or "CPUExecutionProvider")
     return OpenvinoSession(path, threads, provider or "CPU")
@@ -59,7 +65,8 @@ class OnnxSession:
     """ONNX Runtime. A batch runs at once if the model's batch axis is free, else in portions of its fixed size."""
 
     def __init__(self, path: Path, threads: int, provider: str) -> None:
-        self._runtime = ort = _import("onnxruntime")
+        self._runtime = ort = import_runtime("onnxruntime")
+        ort.disable_telemetry_events()
         if provider not in ort.get_available_providers():
             raise MissingRuntime(f"{provider} is not available; here: {', '.join(ort.get_available_providers())}")
         options = ort.SessionOptions()
@@ -110,7 +117,7 @@ class OpenvinoSession:
     """
 
     def __init__(self, path: Path, threads: int, provider: str) -> None:
-        self._runtime = ov = _import("openvino")
+        self._runtime = ov = import_runtime("openvino")
         core = ov.Core()
         if provider not in core.available_devices:
             raise MissingRuntime(f"device {provider} is not available; here: {', '.join(core.available_devices)}")
@@ -154,8 +161,12 @@ class OpenvinoSession:
         return dict(self._metadata)
 
 
-def _import(name: str) -> Any:
-    """Import a runtime now. Its own deprecation warnings are not the user's."""
+def import_runtime(name: str) -> Any:
+    """Import a runtime now. Its own deprecation warnings are not the user's, and its telemetry stays silent.
+
+    OpenVINO reports its import over the network where it can import ``openvino_telemetry``: a None entry prevents that.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
