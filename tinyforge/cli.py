@@ -10,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,7 +230,7 @@ def _add_stage(name: str, summary: str) -> None:
         _calm_libraries(options["offline"])
         from tinyforge import stages  # after the recipe: its faults are told at once
 
-        with closing(Progress()) as progress:
+        with closing(Progress()) as progress, redirect_stdout(sys.stderr):
             how = {**options, "log": progress.log, "progress": progress.count}
             if dry_run:
                 plan = stages.dry_run(loaded, target, out, **how)
@@ -244,7 +244,7 @@ for _name, _summary in STAGES.items():
 
 
 def _calm_libraries(offline: bool) -> None:
-    """What libraries read from the environment when they are first imported: no telemetry, no network, no chatter."""
+    """What libraries read from the environment when first imported: no telemetry, no chatter, no network if asked."""
     os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})
     os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if offline else {})
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
@@ -392,6 +392,6 @@ def pretrain(domain: str, **how: Any) -> Answer:
     """Train an embedded backbone and teacher from fonts."""
     from tinyforge.embedded.pretrain.pretrain import pretrain as train
 
-    with closing(Progress()) as progress:
+    with closing(Progress()) as progress, redirect_stdout(sys.stderr):
         result = train(**how, log=progress.log)
     return Answer(result, json.dumps(result, indent=1))

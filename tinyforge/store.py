@@ -103,6 +103,11 @@ class Partial:
     def write_json(self, name: str, value: Any) -> Path:
         return self.write(name, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
 
+    def remove(self, name: str) -> None:
+        """A file or folder that the finished stage does not need, such as checkpoints. Nothing when it is not there."""
+        if (self.path / name).exists():
+            _remove(self.path / name)
+
     @contextmanager
     def file(self, name: str) -> Iterator[Path]:
         """A path for a library to write to; moved to ``name`` on leaving, after all files written beside it."""
@@ -268,7 +273,7 @@ def _drop_damaged(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    doomed = path.with_name(f"{path.name}.deleting")
+    doomed = path.with_name(f"{_SCRATCH}-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     if path.is_dir() and not path.is_symlink():
         path.rename(doomed)  # at once gone under its name, however long the rest takes
