@@ -1,0 +1,153 @@
+"""A small complete bundle, built by hand: the format of ``tinyforge.device.bundle`` by example.
+
+The model is exact: class = the colour channel with the highest mean, so answers are known without training.
+"""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import tinyforge.device
+from tinyforge.device.bundle import file_record, hash_files
+from tinyforge.device.runtime import import_runtime, open_session
+from tinyforge.device.selftest import write_golden
+from tinyforge.device.spec import InputSpec
+from tinyforge.device.stats import score
+
+CLASSES = ["red", "green", "blue"]
+SPEC = InputSpec(size=(8, 8), resize="bilinear")
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def colour_picture(label: int, seed: int = 0, size: tuple[int, int] = (20, 14)) -> Image.Image:
+    """Noise in which one channel is brightest."""
+    pixels = np.random.default_rng(seed).integers(0, 120, (*size, 3), dtype=np.uint8)
+    pixels[..., label] += 100
+    return Image.fromarray(pixels)
+
+
+def write_onnx(path: Path, metadata: dict[str, str], *, layout: str = "NCHW", batch: int | str = "batch") -> Path:
+    """float32 images -> mean of each channel, times 10: logits (B, 3)."""
+    axes = [2, 3] if layout == "NCHW" else [1, 2]
+    planes = [3, 8, 8] if layout == "NCHW" else [8, 8, 3]
+    constants = [numpy_helper.from_array(np.float32(10), "ten"), numpy_helper.from_array(np.array(axes), "axes")]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["images", "axes"], ["means"], keepdims=0),
+            helper.make_node("Mul", ["means", "ten"], ["logits"]),
+        ],
+        "colour",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, *planes])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+def write_openvino(onnx_path: Path, path: Path, metadata: dict[str, str]) -> Path:
+    ov = import_runtime("openvino")
+    model = ov.Core().read_model(str(onnx_path))
+    for key, value in metadata.items():
+        model.set_rt_info(value, ["tinyforge", key])
+    ov.save_model(model, str(path))
+    return path
+
+
+def build_bundle(root: Path, spec: InputSpec = SPEC) -> Path:
+    """Every file of a bundle, bundle.json last."""
+    metadata = {"classes": json.dumps(CLASSES), "input": json.dumps(spec.to_json())}
+    (root / "model").mkdir(parents=True)
+    write_onnx(root / "model/onnx-fp32.onnx", metadata, layout=spec.layout)
+    write_openvino(root / "model/onnx-fp32.onnx", root / "model/openvino-fp16.xml", metadata)
+    variants = {
+        "onnx-fp32": {
+            "runtime": "onnxruntime",
+            "precision": "fp32",
+            "files": [file_record(root, "model/onnx-fp32.onnx")],
+        },
+        "openvino-fp16": {
+            "runtime": "openvino",
+            "precision": "fp16",
+            "files": [file_record(root, f"model/openvino-fp16.{end}") for end in ("xml", "bin")],
+        },
+    }
+    source = Path(tinyforge.device.__file__).parent
+    shutil.copytree(source, root / "tinyforge_device", ignore=shutil.ignore_patterns("__pycache__"))
+    images = {f"{label}.png": encode(colour_picture(label)) for label in range(3)}
+    sessions = {
+        name: open_session(root / variant["files"][0]["path"], variant["runtime"]) for name, variant in variants.items()
+    }
+    write_golden(root, images, spec, sessions)
+    record = {
+        "schema_version": 1,
+        "name": "colour",
+        "target": "generic-cpu",
+        "classes": CLASSES,
+        "input": spec.to_json(),
+        "threads": 1,
+        "model": {"chosen": "onnx-fp32", "variants": variants},
+        "scores": {"student": write_predictions(root, "student", [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 1])},
+        "latency": {},
+        "provenance": {"seed": 0},
+        "licences": [{"name": "colour", "licence": "Apache-2.0"}],
+    }
+    (root / "README.md").write_text("A bundle for tests.\n")
+    write_record(root, {**record, "files": hash_files(root)})
+    return root
+
+
+def write_predictions(root: Path, method: str, labels: list[int], predicted: list[int]) -> dict:
+    """predictions/<method>.json; returns the entry of ``scores``."""
+    name = f"predictions/{method}.json"
+    (root / "predictions").mkdir(exist_ok=True)
+    names = [f"{index}.png" for index in range(len(labels))]
+    (root / name).write_text(json.dumps({"names": names, "labels": labels, "predicted": predicted}))
+    correct = sum(label == found for label, found in zip(labels, predicted, strict=True))
+    return {**score(correct, len(labels)), "predictions": name}
+
+
+def write_record(root: Path, record: dict) -> None:
+    (root / "bundle.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def change_record(root: Path, **changes) -> None:
+    """Edit top-level keys of bundle.json; None removes."""
+    record = {**json.loads((root / "bundle.json").read_text()), **changes}
+    write_record(root, {key: value for key, value in record.items() if value is not None})
+
+
+def run_module(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """``python -m tinyforge_device`` as on the device: in the bundle's folder, by the copy that travels with it."""
+    return subprocess.run(
+        [sys.executable, "-m", "tinyforge_device", *arguments], cwd=root, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def built_bundle(tmp_path_factory) -> Path:
+    """Read-only."""
+    return build_bundle(tmp_path_factory.mktemp("built") / "colour-generic-cpu")
+
+
+@pytest.fixture
+def bundle_path(built_bundle, tmp_path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(built_bundle, tmp_path / "colour-generic-cpu"))

@@ -1,0 +1,116 @@
+from itertools import count, cycle
+
+import numpy as np
+import pytest
+
+from tinyforge.device.bench import MAX_WARMUP_WINDOWS, bench_bundle, bench_model, bench_session, summarise, summary
+from tinyforge.device.bundle import load_bundle
+from tinyforge.device.runtime import RuntimeFault
+from tinyforge.device.spec import InputSpec
+
+from .conftest import colour_picture, encode
+
+SPEC = InputSpec((8, 8))
+IMAGES = [encode(colour_picture(label)) for label in range(2)]
+
+
+class FakeClock:
+    """Nanoseconds that pass only when someone works."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class FakeSession:
+    """Each run takes the next of ``microseconds``."""
+
+    def __init__(self, clock: FakeClock, microseconds) -> None:
+        self.clock, self.microseconds, self.seen = clock, iter(microseconds), []
+
+    def run(self, x):
+        self.seen.append(int(x.mean((0, 2, 3)).argmax()))
+        self.clock.now += 1000 * next(self.microseconds)
+        return np.zeros((1, 3), np.float32)
+
+    def info(self):
+        return {"runtime": "fake"}
+
+
+def measure(microseconds, *, seconds=0.0, min_runs=10, warmup=4):
+    clock = FakeClock()
+    session = FakeSession(clock, microseconds)
+    options = {"seconds": seconds, "min_runs": min_runs, "warmup": warmup}
+    return bench_session(session, IMAGES, SPEC, clock=clock, **options), session
+
+
+def test_steady_latency_settles_after_two_windows():
+    report, session = measure(cycle([250]))
+    assert (report["warmup_runs"], report["settled"], report["runs"]) == (8, True, 10)
+    assert report["raw_us"] == {"decode": [0] * 10, "preprocess": [0] * 10, "infer": [250] * 10}
+    assert report["runtime"] == "fake"
+    assert session.seen == [0, 1] * 9
+
+
+def test_warm_up_goes_on_while_latency_falls():
+    report, _ = measure([1000] * 4 + [800] * 4 + [700] * 4 + [690] * 4 + [690] * 10)
+    assert (report["warmup_runs"], report["settled"]) == (16, True)
+    assert set(report["raw_us"]["infer"]) == {690}
+
+
+def test_latency_that_never_settles_is_said_so():
+    report, _ = measure(2 ** (i // 4) for i in count())
+    assert (report["warmup_runs"], report["settled"]) == (4 * MAX_WARMUP_WINDOWS, False)
+
+
+def test_minimum_time_and_minimum_runs_both_hold():
+    assert measure(cycle([1000]), seconds=0.5)[0]["runs"] == 500
+    assert measure(cycle([1000]), seconds=0.001, min_runs=70)[0]["runs"] == 70
+
+
+@pytest.mark.parametrize(("runs", "claimed"), [(10, []), (63, ["p50"]), (64, ["p50", "p90"]), (661, ["p50", "p90"])])
+def test_percentiles_are_claimed_only_with_enough_runs(runs, claimed):
+    report = summarise({stage: list(range(runs)) for stage in ("decode", "preprocess", "infer")})
+    assert [name[:3] for name in ("p50_ms", "p90_ms", "p99_ms") if report[name] is not None] == claimed
+    assert (report["p90_bound_ms"] is None) == (runs < 64)
+    assert report["stages"]["total"]["p99_ms"] is None
+
+
+def test_summarise_by_hand():
+    raw = {"decode": [100] * 700, "preprocess": [10] * 700, "infer": list(range(1, 701))}
+    report = summarise(raw)
+    assert [report[name] for name in ("p50_ms", "p90_ms", "p99_ms", "mean_ms")] == [0.35, 0.63, 0.693, 0.35]
+    assert report["stages"]["total"]["p50_ms"] == 0.46
+    assert report["p90_ms"] < report["p90_bound_ms"] < report["p99_ms"] < report["p99_bound_ms"]
+
+
+def test_nothing_to_measure_is_refused():
+    with pytest.raises(ValueError, match="needs images"):
+        bench_session(FakeSession(FakeClock(), []), [], SPEC, seconds=1, min_runs=1, warmup=1)
+
+
+@pytest.mark.parametrize("variant", ["onnx-fp32", "openvino-fp16"])
+def test_bundle_is_measured_in_a_fresh_process(built_bundle, variant):
+    bundle = load_bundle(built_bundle)
+    ballast = np.ones(50_000_000)  # 380 MiB here that must not count there
+    report = bench_bundle(bundle, variants=[variant], seconds=0.01, min_runs=64, warmup=5)
+    measured = report["variants"][variant]
+    assert measured["runs"] >= 64
+    assert 0 < measured["p50_ms"] <= measured["p90_ms"]
+    assert min(measured[key] for key in ("import_ms", "load_ms", "first_ms")) > 0
+    assert 10 < measured["peak_rss_mib"] < ballast.nbytes / 2**20
+    assert measured["model_bytes"] == bundle.variants[variant].model_bytes
+    assert measured["precision"] == "f32"
+    assert summarise(measured["raw_us"]).items() <= summary(measured).items()
+    assert report["machine"]["cores"] >= 1
+
+
+def test_faults_of_the_fresh_process_come_back(tmp_path, built_bundle):
+    image = built_bundle / "selftest/0.png"
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    with pytest.raises(RuntimeFault, match=r"bad\.onnx: onnxruntime cannot open it"):
+        bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [image], SPEC)
+    with pytest.raises(RuntimeFault, match="the measuring process ended with code"):
+        bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [tmp_path / "absent.png"], SPEC)

@@ -1,0 +1,159 @@
+"""The bundle as it is used on a device: its own copy of the package, in its own process."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from tinyforge.device.__main__ import main
+from tinyforge.device.report import predictions_text, scores_text, table
+from tinyforge.device.stats import score
+
+from .conftest import change_record, colour_picture, encode, run_module
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = []
+    for label, name in enumerate(["a red.jpg", "b.png", "ü.png"]):
+        path = tmp_path / name
+        path.write_bytes(encode(colour_picture(label, seed=7), "JPEG" if name.endswith("jpg") else "PNG"))
+        paths.append(str(path))
+    return paths
+
+
+def test_predict(built_bundle, photos):
+    done = run_module(built_bundle, "predict", ".", *photos, "--top", "2", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    results = json.loads(done.stdout)["predictions"]
+    assert [result["image"] for result in results] == photos
+    assert [result["answers"][0]["class"] for result in results] == ["red", "green", "blue"]
+    assert all(len(result["answers"]) == 2 for result in results)
+    assert all(0.33 < result["answers"][0]["probability"] <= 1 for result in results)
+
+
+def test_predict_names_bad_images_and_answers_the_rest(built_bundle, photos, tmp_path):
+    (tmp_path / "empty.png").touch()
+    done = run_module(built_bundle, "predict", ".", str(tmp_path / "empty.png"), photos[2])
+    assert done.returncode == 2
+    assert done.stderr == f"{tmp_path / 'empty.png'}: empty file\n"
+    assert done.stdout.startswith(f"{photos[2]}: blue ")
+
+
+@pytest.mark.parametrize("variant", ["onnx-fp32", "openvino-fp16"])
+def test_bench(built_bundle, variant):
+    options = ["--variant", variant, "--seconds", "0", "--runs", "64", "--warmup", "3"]
+    done = run_module(built_bundle, "bench", ".", "--json", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["bundle"] == "colour"
+    assert report["variants"][variant]["p90_ms"] > 0
+    assert report["variants"][variant]["p99_ms"] is None
+
+
+def test_bench_as_text(built_bundle, photos, capsys):
+    options = ["--seconds", "0", "--runs", "64", "--warmup", "3", "--variant", "all", "--images", photos[0]]
+    assert main(["bench", str(built_bundle), *options]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("onnx-fp32", "openvino-fp16", "peak_rss_mib", "decode", "preprocess"))
+
+
+@pytest.mark.parametrize("command", ["selftest", "verify"])
+def test_selftest_and_verify_pass(built_bundle, command):
+    done = run_module(built_bundle, command, ".")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].startswith(f"{command} passed, ")
+
+
+@pytest.mark.parametrize("command", ["selftest", "verify"])
+def test_a_changed_file_fails_with_1(bundle_path, command):
+    (bundle_path / "selftest/0.png").write_bytes(b"other")
+    done = run_module(bundle_path, command, ".", "--json")
+    assert done.returncode == 1
+    outcome = json.loads(done.stdout)
+    assert not outcome["ok"]
+    assert outcome["faults"][0] == {
+        "check": "file",
+        "where": "selftest/0.png",
+        "message": "selftest/0.png: changed, its sha256 differs from bundle.json",
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly", "."], ["predict", "."], ["bench", ".", "--runs", "0"], ["bench", ".", "--seconds", "nan"]]
+)
+def test_wrong_usage_is_2(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("command", [["selftest"], ["verify"], ["bench"], ["predict"]])
+def test_no_bundle_is_2_with_one_line(tmp_path, capsys, command):
+    images = ["x.png"] if command == ["predict"] else []
+    assert main([*command, str(tmp_path), *images]) == 2
+    assert capsys.readouterr() == ("", "error: bundle.json: missing\n")
+
+
+def test_unknown_variant_is_2(built_bundle, capsys):
+    assert main(["selftest", str(built_bundle), "--variant", "onnx-int4"]) == 2
+    assert "no variant 'onnx-int4' in this bundle; it has onnx-fp32, openvino-fp16" in capsys.readouterr().err
+
+
+def test_unopenable_model_is_2(bundle_path, photos, capsys):
+    model = bundle_path / "model/onnx-fp32.onnx"
+    model.write_bytes(b"\xff" * model.stat().st_size)
+    assert main(["predict", str(bundle_path), photos[0]]) == 2
+    assert "onnxruntime cannot open it" in capsys.readouterr().err
+
+
+def test_missing_runtime_is_3(built_bundle, photos, tmp_path, monkeypatch):
+    """A module of that name which cannot be imported stands for one that is not installed."""
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent/onnxruntime.py").write_text("raise ImportError('not here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
+    for arguments in (["predict", ".", photos[0]], ["selftest", "."], ["bench", "."]):
+        done = run_module(built_bundle, *arguments)
+        assert done.returncode == 3, arguments
+        assert done.stderr.startswith("error: onnxruntime is not installed")
+    assert run_module(built_bundle, "predict", ".", photos[0], "--variant", "openvino-fp16").returncode == 0
+
+
+def test_missing_numpy_is_3(built_bundle, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError('not here', name='numpy')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run_module(built_bundle, "selftest", ".")
+    assert (done.returncode, done.stderr) == (3, "error: numpy is missing; pip install -r requirements.txt\n")
+
+
+def test_another_bundle_than_its_own(built_bundle, tmp_path):
+    """The package of one bundle checks another, from any working directory."""
+    shutil.copytree(built_bundle / "tinyforge_device", tmp_path / "tinyforge_device")
+    done = run_module(tmp_path, "selftest", os.path.relpath(built_bundle, tmp_path))
+    assert done.returncode == 0
+
+
+def test_internal_faults_are_5(bundle_path, monkeypatch, capsys):
+    change_record(bundle_path, scores={"student": {"predictions": "predictions/student.json"}})
+    monkeypatch.setattr("tinyforge.device.verify.verify_bundle", lambda path: 1 / 0)
+    assert main(["verify", str(bundle_path)]) == 5
+    assert capsys.readouterr().err == "error: internal: ZeroDivisionError: division by zero\n"
+
+
+def test_table_is_aligned():
+    assert table(["name", "ms"], [["a", 1.5], ["longer", None]]).splitlines() == [
+        "name       ms",
+        "------  -----",
+        "a       1.500",
+        "longer      -",
+    ]
+    assert table(["name"], []) == "name\n----"
+
+
+def test_a_score_shows_its_interval_and_n():
+    assert scores_text({"student": score(170, 200)}).splitlines()[-1] == "student  85.0 % (79.4-89.3), n = 200"
+
+
+def test_undecodable_images_have_no_line():
+    assert predictions_text([{"image": "a", "error": "empty file"}]) == ""
