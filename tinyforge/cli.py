@@ -191,7 +191,7 @@ FLAGS = {"data": "data.path", "test": "data.test", "backbone": "backbone.name", 
 FLAGS |= {"target": "target", "seed": "seed"}
 STAGES = {
     "build": "Everything: from images to a tested bundle for a device.",
-    "invert": "Only up to the inversions: learn the classes, invert the supports.",
+    "invert": "Only up to the inversions of the supports.",
     "synthesize": "Only up to the synthetic images.",
     "distill": "Only up to the students: label the images, train on them.",
     "compress": "Only up to the exported and quantised models.",
@@ -382,11 +382,13 @@ def doctor(deep: bool) -> Answer:
 @program.command()
 @_options(
     click.argument("domain", type=click.Choice(["glyphs"])),
-    click.option("--fonts", default="/usr/share/fonts", show_default=True, type=click.Path(path_type=Path)),
+    click.option(
+        "--fonts", default="/usr/share/fonts", show_default=True, type=click.Path(path_type=Path), help="Folder."
+    ),
     click.option("--data", type=click.Path(path_type=Path), help="Folder with Omniglot's small sets, if there."),
     click.option("--out", required=True, type=click.Path(path_type=Path), help="Where the weights go."),
-    click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="In all."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the drawings and the training."),
 )
 def pretrain(domain: str, **how: Any) -> Answer:
     """Train an embedded backbone and teacher from fonts."""

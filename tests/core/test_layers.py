@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def imported(source: str, package: tuple[str, ...]) -> set[str]:
 PACKAGES = {".".join(("tinyforge", *path.relative_to(PACKAGE).parent.parts)) for path in MODULES}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     return imported(path.read_text(encoding="utf-8"), ("tinyforge", *path.relative_to(PACKAGE).parent.parts))
 
