@@ -1,4 +1,4 @@
-"""README.md of a bundle, its model card: what it is, how to run it, how good and how fast, what not to trust it with."""
+"""README.md of a bundle, its model card: what it is, how to run it, how good it is, what not to trust it with."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -99,7 +99,8 @@ def _input(record: Mapping[str, Any]) -> str:
     )
     return (
         f"RGB, {width} × {height} pixels, {fit} ({spec['resize']}, Pillow), scaled to [0, 1], "
-        f"minus mean {list(spec['mean'])}, over std {list(spec['std'])}, {spec['layout']}. `tinyforge_device` does this.\n"
+        f"minus mean {list(spec['mean'])}, over std {list(spec['std'])}, {spec['layout']}. "
+        "`tinyforge_device` does this.\n"
     )
 
 

@@ -1,6 +1,7 @@
 """Torch -> ONNX -> OpenVINO. Equal weights give equal bytes: no path, stack trace or counter is left in a file."""
 
 import copy
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from tinyforge.device.spec import InputSpec
 from tinyforge.errors import GateError
 from tinyforge.store import write_atomic
 
+COUNTED = re.compile(r"^[A-Z][A-Za-z0-9]*_\d+(?=$|/)")  # the type of an operation, not always its own, and a number
+
 
 def export_onnx(student: nn.Module, spec: InputSpec, path: Path, *, opset: int, metadata: Metadata) -> Path:
     """Write ``student`` as one ONNX file and return ``path``.
@@ -28,7 +31,7 @@ def export_onnx(student: nn.Module, spec: InputSpec, path: Path, *, opset: int, 
     """
     network = copy.deepcopy(student).to("cpu", torch.float32).eval()
     if spec.layout == "NHWC":
-        network = ChannelsLast(network)
+        network = ChannelsLast(network).eval()
     height, width = spec.size
     example = torch.zeros((2, 3, height, width) if spec.layout == "NCHW" else (2, height, width, 3))
     with torch.no_grad():
@@ -145,7 +148,7 @@ def scratch_folder(out: Path) -> Iterator[Path]:
 def rename_counted(model: Any) -> None:
     """Rename what OpenVINO named by a counter of the process (``Constant_37024``) by its place in the graph."""
     for index, operation in enumerate(model.get_ordered_ops()):
-        kind = operation.get_type_name()
-        stem, _, number = operation.get_friendly_name().rpartition("_")
-        if stem == kind and number.isdigit():
-            operation.set_friendly_name(f"{kind}_at_{index}")
+        name = operation.get_friendly_name()
+        stable = COUNTED.sub(f"{operation.get_type_name()}_at_{index}", name)
+        if stable != name:
+            operation.set_friendly_name(stable)

@@ -59,6 +59,11 @@ class Tried:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Tried":
+        parities = {key: record[key] and Parity(**record[key]) for key in ("supports", "calibration")}
+        return cls(**{**record, **parities})
+
 
 def quantize_onnx(
     fp32: Path, out: Path, data: Calibration, metadata: Metadata, methods: Methods = ORT_METHODS

@@ -44,6 +44,11 @@ class Variant:
             "failure": self.failure,
         }
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Variant":
+        tried = tuple(Tried.from_json(one) for one in record["tried"])
+        return cls(**{**record, "files": tuple(record["files"]), "tried": tried})
+
 
 @dataclass(frozen=True)
 class Verdict:

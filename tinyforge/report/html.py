@@ -62,17 +62,27 @@ def render_report(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(percent=percent, milliseconds=milliseconds, kib=kib, picture=data_uri)
+    environment.filters.update(plain=plain, percent=percent, milliseconds=milliseconds, kib=kib, picture=data_uri)
     template = environment.from_string(files("tinyforge.report").joinpath("template.html").read_text(encoding="utf-8"))
     return template.render(
         report=report,
         pictures=report.pictures[:MAX_GRID_CLASSES],
+        known=[text for text in report.known if text not in report.warnings],
         max_cell=MAX_CELL,
         left_out=max(0, len(report.pictures) - MAX_GRID_CLASSES),
         matrix=confusion_rows(report.confusion) if len(report.classes) <= MAX_MATRIX_CLASSES else None,
         confusions=most_confused(report.confusion, report.classes),
         axis=axis(report.scores),
     )
+
+
+def plain(value: Any) -> str:
+    """A value of the provenance as text: records as 'key: value', lists with commas, floats to four digits."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {plain(one)}" for key, one in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def percent(share: float | None, digits: int = 1) -> str:

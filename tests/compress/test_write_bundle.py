@@ -1,0 +1,189 @@
+"""A bundle is written, read back by the device package, and runs from the folder alone."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tinyforge.compress.bundle import FLOORS, Contents, requirements, write_bundle
+from tinyforge.compress.variants import Variant
+from tinyforge.device.bench import bench_model
+from tinyforge.device.bundle import load_bundle
+from tinyforge.device.preprocess import decode
+from tinyforge.device.verify import verify_bundle
+from tinyforge.errors import BundleError, GateError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def contents(made, digits, student_logits, classes, spec, tmp_path_factory) -> Contents:
+    labels = digits.labels[1000:].tolist()
+    predicted = student_logits.argmax(axis=1).tolist()
+    names = [f"{index}.png" for index in range(1000, 1000 + len(labels))]
+    image = tmp_path_factory.mktemp("images") / "0.png"
+    image.write_bytes(digits.png(0))
+    model = made.folder / "onnx-int8.onnx"
+    latency = bench_model(model, "onnxruntime", 1, [image], spec, seconds=0, min_runs=64, warmup=2)
+    return Contents(
+        name="digits",
+        target="raspi4",
+        classes=classes,
+        spec=spec,
+        threads=1,
+        chosen="onnx-int8",
+        models=made.folder,
+        made=list(made.variants.values()),
+        golden_images={f"{index}.png": digits.png(index) for index in range(4)},
+        recipe_lock='name = "digits"\n',
+        report_html="<!doctype html><title>digits</title>",
+        predictions={"student": {"names": names, "labels": labels, "predicted": predicted}},
+        latency={"onnx-int8": latency},
+        provenance={"seed": 0},
+        licences=[{"name": "backbone", "licence": "Apache-2.0"}],
+        notes=["Photographs are outside | the *domain*."],
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(contents: Contents, tmp_path_factory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "digits-raspi4", contents)
+
+
+def test_the_device_reads_and_verifies_it(bundle: Path, contents: Contents, spec):
+    loaded = load_bundle(bundle, check_hashes=True)
+    assert (loaded.name, loaded.target, loaded.chosen) == ("digits", "raspi4", "onnx-int8")
+    assert loaded.classes == tuple(contents.classes)
+    assert loaded.spec == spec
+    assert sorted(loaded.variants) == ["onnx-fp32", "onnx-int8"]
+    outcome = verify_bundle(bundle)
+    assert outcome.faults == []
+    assert outcome.checks > 20
+
+
+def test_it_runs_from_the_folder_alone(bundle: Path, tmp_path: Path, digits):
+    """Nothing but its own package and site-packages: the project is not on the path, and no torch is imported."""
+    (tmp_path / "seven.png").write_bytes(digits.png(7))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*arguments: str) -> dict:
+        command = [sys.executable, "-W", "error", "-m", "tinyforge_device", *arguments, "--json"]
+        done = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert run("selftest", ".")["ok"]
+    assert run("verify", ".")["ok"]
+    answer = run("predict", ".", str(tmp_path / "seven.png"))["predictions"][0]
+    assert "7" in json.dumps(answer)
+    assert not list(bundle.rglob("*.pyc")) or load_bundle(bundle, check_hashes=True)
+
+
+def test_everything_of_the_format_is_there_and_nothing_else(bundle: Path):
+    top = {path.name for path in bundle.iterdir()}
+    assert top == {
+        *("bundle.json", "model", "tinyforge_device", "selftest", "predictions", "latency"),
+        *("recipe.lock.toml", "requirements.txt", "README.md", "report.html"),
+    }
+    assert {path.name for path in (bundle / "model").iterdir()} == {"onnx-int8.onnx", "onnx-fp32.onnx"}
+    packed = {path.name: path.read_bytes() for path in (bundle / "tinyforge_device").glob("*.py")}
+    assert packed == {path.name: path.read_bytes() for path in (ROOT / "tinyforge/device").glob("*.py")}
+    assert decode(bundle / "selftest" / "0.png").shape == (16, 16, 3)
+
+
+def test_same_contents_same_bytes(bundle: Path, contents: Contents, tmp_path: Path):
+    again = write_bundle(tmp_path / "elsewhere", contents)
+    files = [path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert [str(file) for file in files if (again / file).read_bytes() != (bundle / file).read_bytes()] == []
+    text = (bundle / "bundle.json").read_text()
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_the_score_comes_from_the_predictions(bundle: Path, contents: Contents):
+    score = json.loads((bundle / "bundle.json").read_text())["scores"]["student"]
+    one = contents.predictions["student"]
+    assert score["correct"] == sum(a == b for a, b in zip(one["labels"], one["predicted"], strict=True))
+    assert score["low"] < score["accuracy"] < score["high"]
+
+
+def test_the_card_says_what_how_well_and_how_to_run(bundle: Path):
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# digits for raspi4\n")
+    assert "nine & \\<nine\\>" in card
+    assert "python -m tinyforge_device predict . photo.jpg" in card
+    assert re.search(r"\| student \| 797 \| \d+ \| \d\d\.\d \| \d\d\.\d – \d\d\.\d \|", card)
+    assert re.search(r"\| onnx-int8 \| [\d.]+ \| [\d.]+ \| – \| 64 \|", card)
+    assert "- Photographs are outside \\| the \\*domain\\*." in card
+
+
+def test_floors_are_those_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *project["optional-dependencies"]["host"]]
+    floors = {name.lower(): floor for name, floor in (one.split(">=") for one in listed)}
+    assert {name: floors[name.lower()] for name in FLOORS} == FLOORS
+    assert requirements("openvino").splitlines()[-1] == f"openvino>={FLOORS['openvino']}"
+
+
+def test_an_openvino_bundle_needs_openvino(contents: Contents, tmp_path: Path):
+    folder = write_bundle(tmp_path / "b", replace(contents, chosen="openvino-int8", latency={}))
+    assert "openvino" in (folder / "requirements.txt").read_text()
+    assert {path.name for path in (folder / "model").iterdir()} == {
+        *("openvino-int8.xml", "openvino-int8.bin", "onnx-fp32.onnx"),
+    }
+    assert "Not measured" in (folder / "README.md").read_text()
+
+
+def test_a_bundle_of_the_same_recipe_is_replaced(contents: Contents, tmp_path: Path):
+    folder = write_bundle(tmp_path / "b", contents)
+    (folder / "stray.txt").write_text("left by a person")
+    write_bundle(folder, replace(contents, provenance={"seed": 1}))
+    assert json.loads((folder / "bundle.json").read_text())["provenance"] == {"seed": 1}
+    assert not (folder / "stray.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_anything_else_is_replaced_only_when_asked(contents: Contents, tmp_path: Path):
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(BundleError, match="in the way"):
+        write_bundle(folder, contents)
+    assert (folder / "thesis.txt").read_text() == "mine"
+    write_bundle(folder, contents, overwrite=True)
+    with pytest.raises(BundleError, match="another recipe, 'digits'"):
+        write_bundle(folder, replace(contents, name="letters"))
+    assert load_bundle(folder).name == "digits"
+
+
+def test_a_bundle_that_does_not_verify_is_not_delivered(contents: Contents, tmp_path: Path):
+    folder = write_bundle(tmp_path / "b", contents)
+    before = (folder / "bundle.json").read_bytes()
+    swapped = replace(contents, classes=list(reversed(contents.classes)))
+    with pytest.raises(GateError, match="'classes' in the model file"):
+        write_bundle(folder, swapped)
+    assert (folder / "bundle.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": "openvino-fp32"}, "openvino-fp32: it was not made"),
+        ({"predictions": {"../x": {"names": ["a"], "labels": [0], "predicted": [0]}}}, "cannot name a file"),
+    ],
+)
+def test_contents_that_make_no_bundle(contents: Contents, tmp_path: Path, change: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        write_bundle(tmp_path / "b", replace(contents, **change))
+    assert not list(tmp_path.iterdir())
+
+
+def test_variants_survive_json(made):
+    for variant in made.variants.values():
+        assert Variant.from_json(json.loads(json.dumps(variant.to_json()))) == variant
