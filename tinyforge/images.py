@@ -131,11 +131,12 @@ def read_images(
 ) -> ImageSet:
     """Read 'digits', a folder of class folders, or a CSV with the header path,label (paths relative to the CSV).
 
+    A folder of one's own named digits is './digits'.
     classes: explicit order; default sorted names. complete=False allows classes without images (a test set).
     Items are sorted by (label, name). Raises DataError naming every faulty file with its reason, MissingError when
     'digits' needs scikit-learn.
     """
-    if str(source) == DIGITS and not Path(DIGITS).is_dir():
+    if source == DIGITS:
         return _in_order(read_digits(), classes)
     path = Path(source)
     if path.is_dir():
@@ -386,6 +387,8 @@ def near_duplicates(
     ``max_distance`` levels of 255, root mean square. Exact duplicates are among them.
     Source: the hash is Krawetz 2013, 'Kind of Like That'.
     """
+    if not len(a) or not len(b):
+        return []
     bits_a, thumbs_a = map(np.array, zip(*map(_fingerprint, a.rgb), strict=True))
     bits_b, thumbs_b = map(np.array, zip(*map(_fingerprint, b.rgb), strict=True))
     pairs = []

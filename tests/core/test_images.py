@@ -203,6 +203,12 @@ class TestDigits:
         assert np.unique(pixels).tolist() == [round(level * 255 / 16) for level in range(17)]
         assert (pixels[..., 0] == pixels[..., 2]).all()
 
+    def test_a_folder_of_that_name_is_not_taken_for_it(self, tmp_path, monkeypatch):
+        fill(tmp_path / "digits", {"a": 1, "b": 1})
+        monkeypatch.chdir(tmp_path)
+        assert len(read_images("digits")) == 1797
+        assert len(read_images("./digits")) == 2
+
     def test_has_no_near_duplicates_across_its_split(self):
         support, test = k_shot_split(read_images("digits"), 5, 0)
         assert not exact_duplicates(support, test)
@@ -324,6 +330,10 @@ class TestDuplicates:
     def test_other_pictures_are_no_duplicates(self):
         one, other = self.sets(*(picture(seed, 96) for seed in range(10, 60)), np.zeros((96, 96, 3), np.uint8))
         assert near_duplicates(one, other) == []
+
+    def test_an_empty_set_has_none(self):
+        one, none = self.sets()
+        assert exact_duplicates(one, none) == near_duplicates(one, none) == near_duplicates(none, one) == []
 
     def test_plain_pictures_of_other_colours_are_no_duplicates(self):
         red, green = (np.full((32, 32, 3), colour, np.uint8) for colour in ([200, 0, 0], [0, 200, 0]))
