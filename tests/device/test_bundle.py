@@ -28,6 +28,8 @@ def test_a_good_bundle(built_bundle):
 
 def test_unhashed_files_and_byte_code_are_not_listed(bundle_path):
     (bundle_path / "report.html").write_text("anything")
+    (bundle_path / ".venv").mkdir()
+    (bundle_path / ".venv/pyvenv.cfg").write_text("")
     cache = bundle_path / "tinyforge_device/__pycache__"
     cache.mkdir()
     (cache / "spec.cpython-311.pyc").write_bytes(b"x")

@@ -7,10 +7,11 @@ import shutil
 import pytest
 
 from tinyforge.device.__main__ import main
+from tinyforge.device.bundle import file_record, hash_files
 from tinyforge.device.report import predictions_text, scores_text, table
 from tinyforge.device.stats import score
 
-from .conftest import change_record, colour_picture, encode, run_module
+from .conftest import change_record, colour_picture, encode, run_module, write_record
 
 
 @pytest.fixture
@@ -105,6 +106,11 @@ def test_unopenable_model_is_2(bundle_path, photos, capsys):
     model = bundle_path / "model/onnx-fp32.onnx"
     model.write_bytes(b"\xff" * model.stat().st_size)
     assert main(["predict", str(bundle_path), photos[0]]) == 2
+    assert "model/onnx-fp32.onnx: changed" in capsys.readouterr().err
+    record = json.loads((bundle_path / "bundle.json").read_text())
+    record["model"]["variants"]["onnx-fp32"]["files"] = [file_record(bundle_path, "model/onnx-fp32.onnx")]
+    write_record(bundle_path, {**record, "files": hash_files(bundle_path)})
+    assert main(["predict", str(bundle_path), photos[0]]) == 2
     assert "onnxruntime cannot open it" in capsys.readouterr().err
 
 
@@ -125,6 +131,12 @@ def test_missing_numpy_is_3(built_bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = run_module(built_bundle, "selftest", ".")
     assert (done.returncode, done.stderr) == (3, "error: numpy is missing; pip install -r requirements.txt\n")
+
+
+def test_undecodable_bench_image_is_2(built_bundle, tmp_path, capsys):
+    (tmp_path / "x.png").write_bytes(b"nonsense")
+    assert main(["bench", str(built_bundle), "--images", str(tmp_path / "x.png")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'x.png'}: not an image, or its header is damaged\n"
 
 
 def test_another_bundle_than_its_own(built_bundle, tmp_path):

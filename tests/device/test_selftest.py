@@ -119,6 +119,22 @@ def test_vectors_of_another_shape_are_refused(bundle_path, change):
         run_selftest(load_bundle(bundle_path))
 
 
+def test_no_vectors_at_all_are_refused(bundle_path):
+    (bundle_path / GOLDEN_JSON).write_text('{"images": [], "made_with": {}}')
+    rehash(bundle_path)
+    with pytest.raises(BundleFault, match="'images' is empty"):
+        run_selftest(load_bundle(bundle_path))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 99])
+def test_damaged_vectors_are_refused(bundle_path, damage):
+    path = bundle_path / GOLDEN_NPZ
+    path.write_bytes(damage(path.read_bytes()))
+    rehash(bundle_path)
+    with pytest.raises(BundleFault, match="cannot be read"):
+        run_selftest(load_bundle(bundle_path))
+
+
 def test_pickled_vectors_are_refused(bundle_path):
     edit_golden(bundle_path, pixels=lambda pixels: np.array([{"code": 1}], dtype=object))
     with pytest.raises(BundleFault, match="cannot be read"):

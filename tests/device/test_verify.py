@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tinyforge.device.bench import bench_model, summary
 from tinyforge.device.bundle import BundleFault, file_record, hash_files, load_bundle
@@ -133,6 +135,31 @@ def test_metadata_of_the_model_must_agree(bundle_path, metadata, message):
     change_record(bundle_path, files=hash_files(bundle_path))
     (found,) = messages(bundle_path)
     assert message in found
+
+
+def places(value, path=()):
+    """The path of keys to everything in a JSON value."""
+    if path:
+        yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(inner, (*path, key))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_replaced_is_refused_or_found_but_never_crashes(measured_path, data):
+    """But for what says nothing of the bundle's behaviour, every replaced value is noticed."""
+    good = (measured_path / "bundle.json").read_text()
+    path = data.draw(st.sampled_from(sorted(places(json.loads(good)), key=str)))
+    junk = data.draw(st.sampled_from([None, True, -1, 1.5, "x", "../x", [], {}, [{}], {"x": 1}]))
+    edit(measured_path, path, junk)
+    try:
+        found = bool(verify_bundle(measured_path).faults)
+    except BundleFault:
+        found = True
+    finally:
+        (measured_path / "bundle.json").write_text(good)
+    assert found or path[0] in ("name", "target", "provenance", "licences", "threads", "scores", "latency", "model")
 
 
 def test_what_is_no_bundle_is_a_fault_of_its_own(tmp_path):

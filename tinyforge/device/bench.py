@@ -18,7 +18,7 @@ from typing import Any
 
 from .bundle import Bundle, locate, need, read_json
 from .machine import describe_machine, peak_rss_mib
-from .preprocess import decode, prepare
+from .preprocess import DecodeFault, decode, prepare
 from .runtime import MissingRuntime, RuntimeFault, Session, import_runtime, open_session
 from .spec import InputSpec
 from .stats import percentile, percentile_bound, runs_needed
@@ -200,7 +200,7 @@ def bench_bundle(
     """
     paths = list(images or selftest_images(bundle))
     for path in paths:
-        decode(Path(path))
+        _check_decodable(Path(path))
     reports = {}
     for variant in [bundle.variant(name) for name in variants or [bundle.chosen]]:
         reports[variant.name] = bench_model(
@@ -215,6 +215,13 @@ def bench_bundle(
         )
     head = {"schema_version": 1, "bundle": bundle.name, "target": bundle.target}
     return {**head, "machine": describe_machine(), "variants": reports}
+
+
+def _check_decodable(path: Path) -> None:
+    try:
+        decode(path)
+    except DecodeFault as fault:
+        raise DecodeFault(f"{path}: {fault}") from fault
 
 
 def selftest_images(bundle: Bundle) -> list[Path]:

@@ -119,6 +119,10 @@ class Bundle:
         return self.variants[name]
 
     def model_path(self, variant: Variant) -> Path:
+        """The file to open. Raises BundleFault when a file of the model has changed: runtimes may crash on such."""
+        for file in variant.files:
+            if file_sha256(locate(self.root, file.path)) != file.sha256:
+                raise BundleFault(f"{file.path}: changed, its sha256 differs from bundle.json")
         return self.root / variant.files[0].path
 
 
@@ -284,9 +288,16 @@ def file_record(root: Path, name: str) -> dict[str, Any]:
 
 
 def bundle_files(root: Path) -> list[str]:
-    """Sorted relative paths of every file that ``files`` must list: all but ``UNHASHED`` and Python's byte code."""
-    paths = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return sorted(name for name in (path.relative_to(root).as_posix() for path in paths) if name not in UNHASHED)
+    """Sorted relative paths of every file that ``files`` must list.
+
+    All but ``UNHASHED``, Python's byte code, and what lies under a hidden top-level name (a virtual environment).
+    """
+    names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    return sorted(
+        name
+        for name in names
+        if name not in UNHASHED and not name.startswith(".") and "__pycache__" not in name.split("/")
+    )
 
 
 def hash_files(root: Path) -> dict[str, str]:

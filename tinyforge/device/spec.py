@@ -1,6 +1,8 @@
 """The record that reaches the board unchanged: how an image becomes the model's input."""
 
+import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 RESIZE_RULES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -30,23 +32,19 @@ class InputSpec:
     def __post_init__(self) -> None:
         for name in ("size", "mean", "std"):  # JSON gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        colours = _are_numbers(self.mean, 3) and _are_numbers(self.std, 3) and min(self.std) > 0
+        crop = _are_numbers((self.crop_pct,), 1) and 0 < self.crop_pct <= 1
         problems = [
             text
-            for bad, text in (
-                (not _is_size(self.size), f"size must be two whole numbers from 1 to {MAX_SIDE}, not {self.size}"),
-                (
-                    self.resize not in RESIZE_RULES,
-                    f"resize must be one of {', '.join(RESIZE_RULES)}, not {self.resize!r}",
-                ),
-                (self.fit not in FITS, f"fit must be one of {', '.join(FITS)}, not {self.fit!r}"),
-                (not 0 < self.crop_pct <= 1, f"crop_pct must be in (0, 1], not {self.crop_pct}"),
-                (
-                    len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0,
-                    "mean and std need three values, std above 0",
-                ),
-                (self.layout not in LAYOUTS, f"layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}"),
+            for good, text in (
+                (_is_size(self.size), f"size must be two whole numbers from 1 to {MAX_SIDE}, not {self.size}"),
+                (self.resize in RESIZE_RULES, f"resize must be one of {', '.join(RESIZE_RULES)}, not {self.resize!r}"),
+                (self.fit in FITS, f"fit must be one of {', '.join(FITS)}, not {self.fit!r}"),
+                (crop, f"crop_pct must be in (0, 1], not {self.crop_pct}"),
+                (colours, "mean and std need three numbers each, std above 0"),
+                (self.layout in LAYOUTS, f"layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}"),
             )
-            if bad
+            if not good
         ]
         if problems:
             raise ValueError("InputSpec: " + "; ".join(problems))
@@ -64,3 +62,8 @@ class InputSpec:
 
 def _is_size(size: tuple) -> bool:
     return len(size) == 2 and all(type(side) is int and 1 <= side <= MAX_SIDE for side in size)
+
+
+def _are_numbers(values: tuple, count: int) -> bool:
+    numbers = [value for value in values if isinstance(value, Real) and not isinstance(value, bool)]
+    return len(numbers) == len(values) == count and all(map(math.isfinite, numbers))
