@@ -1,0 +1,85 @@
+"""The five stages and ``forge()``: the pipeline on one screen.
+
+Stages meet only through folders on disk (``store.py``): a stage that is done is not made again, and inside a stage the unit of
+resumption is a file. What a stage's key depends on is exactly what its ``settings`` returns, and the keys of the stages it needs.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinyforge.recipe import Recipe
+from tinyforge.stages import bench, compress, distill, invert, synthesize
+from tinyforge.stages.road import Artifact, Job, Road, start
+from tinyforge.store import Partial, Store, stage_key
+from tinyforge.target import Target
+
+__all__ = ["STAGES", "Job", "dry_run", "forge"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """settings: everything the result depends on, as JSON values. work: fills what is missing of the partial folder."""
+
+    name: str
+    version: int
+    needs: tuple[str, ...]
+    settings: Callable[[Road], dict[str, Any]]
+    work: Callable[[Road, Partial], None]
+
+
+CACHED = (
+    Stage("invert", 1, (), invert.settings, invert.work),
+    Stage("synthesize", 1, ("invert",), synthesize.settings, synthesize.work),
+    Stage("distill", 1, ("synthesize",), distill.settings, distill.work),
+    Stage("compress", 1, ("synthesize", "distill"), compress.settings, compress.work),
+)
+STAGES = (*(stage.name for stage in CACHED), "bench")
+
+
+def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **how: Any) -> dict[str, Any]:
+    """Run the stages up to ``until``; return what was made: stage folders, bundle, scores, variants, warnings, seconds.
+
+    ``how``: the other fields of ``Job``. Raises tinyforge.errors.*, GateError when something promised was missed.
+    """
+    road = start(Job(recipe, target, Path(out), **how))
+    result: dict[str, Any] = {"stages": {}}
+    for stage in CACHED[: STAGES.index(until) + 1]:
+        result["stages"][stage.name] = str(_run(road, stage).path)
+        if stage.name == "invert":
+            invert.check_domain(road)
+    if until == "bench":
+        result |= bench.run(road)
+    return result | {"choices": road.choices(), "warnings": road.warnings, "seconds": road.seconds}
+
+
+def dry_run(recipe: Recipe, target: Target, out: Path, **how: Any) -> list[dict[str, Any]]:
+    """What ``forge`` would do, without doing it: each stage with its key, its folder and whether that is done, partial or missing."""
+    road = start(Job(recipe, target, Path(out), **how))
+    plan = []
+    for stage in CACHED:
+        key = _key(road, stage)
+        store = Store(road.job.out / "store")
+        road.done[stage.name] = Artifact(key, store.folder(stage.name, key))
+        plan.append({"stage": stage.name, "key": key, "folder": str(store.folder(stage.name, key)), "state": store.state(stage.name, key)})
+    return [*plan, {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}]
+
+
+def _key(road: Road, stage: Stage) -> str:
+    return stage_key(stage.name, stage.version, stage.settings(road), [road.done[name].key for name in stage.needs])
+
+
+def _run(road: Road, stage: Stage) -> Artifact:
+    job, started, key = road.job, time.monotonic(), _key(road, stage)
+    store = Store(job.out / "store")
+    describe = {"settings": stage.settings(road), "needs": {name: road.done[name].key for name in stage.needs}}
+    job.log(f"{stage.name}: {store.folder(stage.name, key)}")
+    path, was_there = store.build(
+        stage.name, key, describe, lambda partial: stage.work(road, partial), overwrite=job.overwrite, resume=job.resume
+    )
+    road.seconds[stage.name] = round(time.monotonic() - started, 2)
+    job.log(f"{stage.name}: {'was done before' if was_there else f'done in {road.seconds[stage.name]:.1f} s'}")
+    road.done[stage.name] = Artifact(key, path)
+    return road.done[stage.name]

@@ -1,0 +1,122 @@
+"""invert: learn one concept per class (textual inversion), then invert every support (null-text inversion).
+
+::
+
+    concept.json concept.safetensors          what was learned of the classes
+    supports/<NNNN>.safetensors               one inverted support: z_T and its null embeddings
+    reconstructions/<NNNN>.png                what comes back at alpha = 0
+    invert.json                               losses, reconstruction errors in the order of the supports
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tinyforge.stages.pictures import as_batch, as_pixels, png
+from tinyforge.stages.road import Road
+from tinyforge.store import Partial
+
+DOMAIN_PSNR_DB = 20.0  # an autoencoder that cannot hold the supports this well was made for other images
+
+
+def settings(road: Road) -> dict[str, Any]:
+    return {
+        "invert": road.recipe.invert.model_dump(mode="json"),
+        "backbone": road.recipe.backbone.model_dump(mode="json"),
+        "fingerprint": road.backbone.fingerprint,
+        "seed": road.recipe.seed,
+        "supports": road.support_hash,
+    }
+
+
+def support_file(index: int) -> str:
+    return f"supports/{index:04d}.safetensors"
+
+
+def work(road: Road, partial: Partial) -> None:
+    import torch
+
+    from tinyforge.diffusion.null_text import ddim_reconstruct, load_supports, null_text_invert
+    from tinyforge.diffusion.sample import generate, psnr
+
+    wanted, support, backbone = road.recipe.invert, road.inputs.support, road.backbone
+    batch_size = road.recipe.backbone.batch_size
+    images = as_batch(enlarged(road), backbone.image_size)
+    with torch.inference_mode():
+        z0 = torch.cat([backbone.encode(part) for part in images.to(backbone.device).split(batch_size)]).clone()
+    concept = learned_concept(road, partial, z0)
+    cond = concept.conditions(backbone, wanted.prompt)[torch.from_numpy(support.labels)]
+
+    for start in range(0, len(support), batch_size):
+        rows = range(start, min(start + batch_size, len(support)))
+        if not all(partial.has(support_file(i)) for i in rows):
+            part = slice(rows.start, rows.stop)
+            inverted = null_text_invert(backbone, z0[part], cond[part], wanted, batch_size=batch_size, progress=road.progress("null-text inversion"))
+            for index, row in enumerate(rows):
+                partial.write(support_file(row), inverted.support_bytes(index))
+
+    saved = load_supports([partial.path / support_file(i) for i in range(len(support))], backbone.device)
+    rebuilt = generate(backbone, saved.z_T, cond, saved.null_embeddings, wanted, batch_size=batch_size)
+    for index, rgb in enumerate(as_pixels(rebuilt)):
+        partial.write(f"reconstructions/{index:04d}.png", png(rgb))
+    with torch.inference_mode():
+        plain = ddim_reconstruct(backbone, saved.z_T, cond, wanted, batch_size=batch_size)
+        around = torch.cat([backbone.decode(part) for part in z0.split(batch_size)])
+    plain_error = (plain - z0).square().mean(dim=(1, 2, 3))
+    partial.write_json(
+        "invert.json",
+        {
+            "supports": list(support.names),
+            "labels": support.labels.tolist(),
+            "psnr_db": rounded(psnr(rebuilt.cpu(), images)),
+            "autoencoder_psnr_db": rounded(psnr(around.float().cpu(), images)),
+            "latent_mse": rounded(saved.error),
+            "plain_ddim_latent_mse": rounded(plain_error),
+        },
+    )
+
+
+def learned_concept(road: Road, partial: Partial, z0: Any) -> Any:
+    """The concept of the partial folder, learned now if it is not there."""
+    import torch
+
+    from tinyforge.diffusion.textual_inversion import Concept, learn_concepts
+
+    if not partial.has("concept.safetensors"):
+        support = road.inputs.support
+        concept, history = learn_concepts(
+            road.backbone, z0, torch.from_numpy(support.labels), list(support.classes), road.recipe.invert, road.recipe.seed,
+            progress=road.progress("textual inversion"),
+        )  # fmt: skip
+        partial.write_json("losses.json", {"textual_inversion": history.mean(dim=1).double().numpy().round(6).tolist()})
+        for name, content in concept.to_files().items():
+            partial.write(name, content)
+    return Concept.load(partial.path)
+
+
+def enlarged(road: Road) -> list[np.ndarray]:
+    """The supports, passed through the recipe's super-resolution where they are smaller than the backbone's images."""
+    images = list(road.inputs.support.rgb)
+    if road.recipe.invert.upscale is None:
+        return images
+    from tinyforge.diffusion.upscale import upscale
+
+    small = [i for i, rgb in enumerate(images) if min(rgb.shape[:2]) < road.backbone.image_size]
+    for index, rgb in zip(small, upscale([images[i] for i in small], road.recipe.invert.upscale), strict=True):
+        images[index] = rgb
+    return images
+
+
+def rounded(values: Any) -> list[float]:
+    """A tensor (B,) as JSON numbers of six significant digits; infinite becomes 999."""
+    return [float(f"{min(float(value), 999.0):.6g}") for value in values]
+
+
+def check_domain(road: Road) -> None:
+    """Warn when the backbone's autoencoder does not know such images: what it synthesizes will not resemble them."""
+    held = float(np.median(road.done["invert"].json("invert.json")["autoencoder_psnr_db"]))
+    if held < DOMAIN_PSNR_DB:
+        road.warn(
+            f"these images are outside the domain of the backbone {road.backbone_choice.source}: its autoencoder holds them to {held:.1f} dB "
+            f"(below {DOMAIN_PSNR_DB:.0f}); use --backbone with a model of such images, e.g. sd15"
+        )

@@ -1,0 +1,106 @@
+"""What a finished build tells of itself: report, provenance, licences, notes."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from tinyforge.device.preprocess import decode
+from tinyforge.loading import recipe_toml
+from tinyforge.stages.road import Road
+
+LIBRARIES = ("torch", "diffusers", "transformers", "timm", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "pillow")
+METHODS = {
+    "support-hard": "student on the supports alone, class labels",
+    "support-kd": "student on the supports alone, the teacher's labels too",
+    "tint-class": "student on supports and synthetic images, class labels",
+    "tint-teacher": "student on supports and synthetic images, the teacher's labels too",
+    "teacher": "the teacher itself",
+}
+
+
+def report(
+    road: Road, scores: Mapping[str, Any], answers: Mapping[str, Any], latency: Mapping[str, Any], table: Sequence[Any], chosen: str
+) -> str:
+    """report.html."""
+    from tinyforge.report.html import Report, render_report
+
+    compressed, classes = road.done["compress"].json("compress.json"), road.inputs.support.classes
+    verdicts = {one["name"]: one for one in compressed["verdicts"]}
+    why_lost = {one.name: one.why_lost for one in table}
+    percentiles = ("p50_ms", "p90_ms", "p99_ms")
+    rows = [
+        {**one, **verdicts[one["name"]], "why_lost": why_lost[one["name"]], **{key: latency.get(one["name"], {}).get(key) for key in percentiles}}
+        for one in compressed["variants"]
+    ]
+    return render_report(
+        Report(
+            name=road.recipe.name, target=road.job.target.name, classes=classes, chosen=chosen,
+            scores=[{"method": method, "note": METHODS.get(method, "exported model"), **one} for method, one in scores.items()],
+            variants=rows, tried=[{"variant": one["name"], **tried} for one in compressed["variants"] for tried in one["tried"]],
+            alphas=road.recipe.synthesize.preview_alphas, pictures=pictures(road),
+            confusion=confusion(answers[chosen], len(classes)) if chosen in answers else None,
+            warnings=road.warnings, known=notes(road), provenance={title: dict(one) for title, one in provenance(road).items()},
+            licences=licences(road), recipe_lock=recipe_toml(road.recipe),
+        )
+    )  # fmt: skip
+
+
+def pictures(road: Road) -> list[Any]:
+    """Per class its supports, their reconstructions, and the preview of one support over the recipe's alphas."""
+    from tinyforge.report.html import ClassPictures
+
+    support, inverted, synthetic = road.inputs.support, road.done["invert"].path, road.done["synthesize"].path
+    columns = range(len(road.recipe.synthesize.preview_alphas))
+    rows = []
+    for label, name in enumerate(support.classes):
+        own = np.flatnonzero(support.labels == label).tolist()
+        rebuilt = [decode(inverted / "reconstructions" / f"{i:04d}.png") for i in own]
+        preview = [[decode(synthetic / "preview" / f"{label:03d}-{column}.png")] for column in columns]
+        rows.append(ClassPictures(name, [support.items[i].rgb for i in own], rebuilt, preview))
+    return rows
+
+
+def confusion(answers: Mapping[str, list[int]], num_classes: int) -> np.ndarray:
+    """(N, N) counts, rows true, columns predicted."""
+    counts = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(counts, (answers["labels"], answers["predicted"]), 1)
+    return counts
+
+
+def provenance(road: Road) -> dict[str, dict[str, Any]]:
+    """Where everything comes from. No time of day, no path of this machine."""
+    distilled, inverted = road.done["distill"].json("distill.json"), road.done["invert"].json("invert.json")
+    return {
+        "recipe": {"name": road.recipe.name, "seed": road.recipe.seed, "target": road.job.target.name},
+        "data": {**road.inputs.describe(), "support_sha256": road.support_hash},
+        "backbone": {"name": road.backbone.name, "fingerprint": road.backbone.fingerprint, "reason": road.backbone_choice.reason},
+        "teacher": {"name": road.extractor.name, "fingerprint": road.extractor.fingerprint, "reason": road.teacher_choice.reason, **distilled["teacher"]},
+        "inversion": {
+            "median_psnr_db": float(np.median(inverted["psnr_db"])),
+            "median_autoencoder_psnr_db": float(np.median(inverted["autoencoder_psnr_db"])),
+            "mean_latent_mse": float(np.mean(inverted["latent_mse"])),
+            "mean_plain_ddim_latent_mse": float(np.mean(inverted["plain_ddim_latent_mse"])),
+        },
+        "synthetic": {"shipped_student": distilled["shipped"], "agreement": distilled["agreement"]},
+        "stages": {name: one.key for name, one in road.done.items()},
+        "versions": {name: version(name) for name in LIBRARIES},
+    }  # fmt: skip
+
+
+def licences(road: Road) -> list[dict[str, str]]:
+    """Of what the bundle is made from. The images are the user's."""
+    return [
+        {"name": f"backbone {road.backbone.name}", "licence": road.backbone.licence},
+        {"name": "tinyforge_device", "licence": "Apache-2.0"},
+    ]
+
+
+def notes(road: Road) -> list[str]:
+    """What a reader of the numbers must know."""
+    target = road.job.target
+    told = [*road.warnings, f"Latency was measured on the machine that built the bundle, with {target.threads} threads, not on the target {target.title}."]
+    if road.inputs.test is None:
+        told.append("No accuracy was measured: there were no test images.")
+    return told
