@@ -22,6 +22,7 @@ from tinyforge.errors import DataError, GateError, MissingError, TinyForgeError
 
 HOST_ADVICE = 'pip install "tinyforge[host]"'
 SECONDS_BETWEEN_LINES = 10.0
+_PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,6 @@ def _options(*options: Callable) -> Callable:
     return decorate
 
 
-# build, and its stages alone
-
 FLAGS = {"data": "data.path", "test": "data.test", "backbone": "backbone.name", "teacher": "teacher.name"}
 FLAGS |= {"target": "target", "seed": "seed"}
 STAGES = {
@@ -206,12 +205,10 @@ _build_options = _options(
     click.option("--teacher", metavar="NAME|FOLDER", help="auto, glyphs, timm:<model>, a folder or a checkpoint."),
     click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. distill.epochs=5."),
     click.option("--seed", type=int, help="Another seed than the recipe's."),
-    click.option("--out", default="forge", show_default=True, type=click.Path(path_type=Path), help="Results folder."),
+    click.option("--out", default="forge", show_default=True, type=_PATH, help="Results folder."),
     click.option("--offline", is_flag=True, help="Use the network for nothing."),
     click.option("--overwrite", is_flag=True, help="Make again what is already done."),
-    click.option(
-        "--resume/--no-resume", default=True, help="Continue an interrupted stage (default), or start it anew."
-    ),
+    click.option("--resume/--no-resume", default=True, help="Continue an interrupted stage, or start it anew."),
     click.option("--dry-run", is_flag=True, help="Only show what would be made."),
 )
 
@@ -253,7 +250,7 @@ def _calm_libraries(offline: bool) -> None:
 
 # Bundles: nothing here imports torch
 
-_bundle = click.argument("bundle", type=click.Path(path_type=Path))
+_bundle = click.argument("bundle", type=_PATH)
 
 
 @program.command()
@@ -323,9 +320,6 @@ def verify(bundle: Path) -> Answer:
     return Answer(outcome, outcome_text(outcome, "verify"), failure)
 
 
-# What there is
-
-
 _catalogue_options = _options(
     click.argument("name", required=False),
     click.option("--schema", is_flag=True, help="The JSON schema of such a file."),
@@ -382,18 +376,21 @@ def doctor(deep: bool) -> Answer:
 @program.command()
 @_options(
     click.argument("domain", type=click.Choice(["glyphs"])),
-    click.option(
-        "--fonts", default="/usr/share/fonts", show_default=True, type=click.Path(path_type=Path), help="Folder."
-    ),
-    click.option("--data", type=click.Path(path_type=Path), help="Folder with Omniglot's small sets, if there."),
-    click.option("--out", required=True, type=click.Path(path_type=Path), help="Where the weights go."),
-    click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="In all."),
+    click.option("--fonts", multiple=True, type=_PATH, help="Folder of fonts, repeatable; default: /usr/share/fonts."),
+    click.option("--data", multiple=True, type=_PATH, help="Omniglot's strokes_*.zip, or folders of them, repeatable."),
+    click.option("--out", required=True, type=_PATH, help="Where the weights go."),
+    click.option("--minutes", type=click.FloatRange(0, min_open=True), default=90.0, show_default=True, help="In all."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the drawings and the training."),
 )
-def pretrain(domain: str, **how: Any) -> Answer:
+def pretrain(
+    domain: str, fonts: tuple[Path, ...], data: tuple[Path, ...], out: Path, minutes: float, seed: int
+) -> Answer:
     """Train an embedded backbone and teacher from fonts."""
-    from tinyforge.embedded.pretrain.pretrain import pretrain as train
+    from tinyforge.embedded import pretrain as module
 
+    usual = module.DEFAULT_MINUTES
+    shares = {part: minutes * usual[part] / sum(usual.values()) for part in usual}
     with closing(Progress()) as progress, redirect_stdout(sys.stderr):
-        result = train(**how, log=progress.log)
-    return Answer(result, json.dumps(result, indent=1))
+        how = {"fonts": list(fonts) or None, "minutes": shares, "seed": seed, "log": progress.log}
+        folder = module.pretrain(domain, list(data), out, **how)
+    return Answer({"out": str(folder)}, f"weights: {folder}")
