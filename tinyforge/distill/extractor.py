@@ -1,0 +1,95 @@
+"""Feature extractors for the teacher: the embedded one, any timm model, or a local checkpoint of one."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tinyforge.device.spec import RESIZE_RULES, InputSpec
+from tinyforge.distill.timm_models import PREFIX, create, find_weights
+from tinyforge.errors import MissingError, RecipeError
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """module: standardised (B, 3, h, w) -> features (B, D). fingerprint: sha256 of its weights."""
+
+    module: nn.Module
+    spec: InputSpec
+    name: str
+    fingerprint: str
+
+
+def load_teacher(source: str | Path, *, offline: bool = True) -> Extractor:
+    """A folder (config.json, model.safetensors), 'timm:<model>' (pretrained), or 'timm:<model>@<file.safetensors>'.
+
+    Raises RecipeError (no such source), MissingError (its weights are not here).
+    """
+    text = str(source)
+    if text.startswith(PREFIX):
+        model, _, file = text.removeprefix(PREFIX).partition("@")
+        return _timm_extractor(model, Path(file) if file else None, offline)
+    folder = Path(source)
+    if (folder / "config.json").is_file():
+        return _embedded_extractor(folder)
+    if folder.suffix == ".safetensors":
+        raise RecipeError(f"which network is {text!r} of? Write 'timm:<model>@{text}'")
+    raise RecipeError(f"no teacher at {text!r}: expected a folder with config.json, or 'timm:<model>'")
+
+
+def _embedded_extractor(folder: Path) -> Extractor:
+    from tinyforge.embedded.network import load_teacher_network
+
+    module, config = load_teacher_network(folder)
+    return as_extractor(module, InputSpec.from_json(config["input"]), str(config.get("name", folder.name)))
+
+
+def _timm_extractor(model: str, file: Path | None, offline: bool) -> Extractor:
+    if file is None:
+        module = create(model, num_classes=0, weights=find_weights(model, offline=offline))
+    else:
+        module = create(model, num_classes=0)
+        _load_local(module, model, file)
+    return as_extractor(module, timm_spec(module), PREFIX + model)
+
+
+def _load_local(module: nn.Module, model: str, file: Path) -> None:
+    """Weights without the classifier; everything else must fit."""
+    if not file.is_file():
+        raise MissingError(f"no checkpoint {file}")
+    if file.suffix != ".safetensors":
+        raise RecipeError(f"{file.name}: only .safetensors checkpoints are read; pickled ones can run programs")
+    try:
+        fault = module.load_state_dict(load_file(file), strict=False)
+    except RuntimeError as error:
+        raise RecipeError(f"{file.name} does not fit timm:{model}: {error}") from error
+    classifiers = module.pretrained_cfg.get("classifier") or "head"
+    classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    extra = [key for key in fault.unexpected_keys if not key.startswith(tuple(f"{name}." for name in classifiers))]
+    if fault.missing_keys or extra:
+        odd = ", ".join([*fault.missing_keys, *extra][:4])
+        raise RecipeError(f"{file.name} does not fit timm:{model}: missing or unknown {odd}")
+
+
+def timm_spec(module: nn.Module) -> InputSpec:
+    """The preprocessing that timm records for a network: size, resampling, centre crop, mean and std."""
+    from timm.data import resolve_data_config
+
+    config = resolve_data_config({}, model=module)
+    rule = config["interpolation"] if config["interpolation"] in RESIZE_RULES else "bicubic"
+    fit = "stretch" if config["crop_mode"] == "squash" else "crop"
+    size, mean, std = config["input_size"][1:], config["mean"], config["std"]
+    return InputSpec(size=size, resize=rule, fit=fit, crop_pct=config["crop_pct"], mean=mean, std=std)
+
+
+def as_extractor(module: nn.Module, spec: InputSpec, name: str) -> Extractor:
+    """float32, eval mode, with the fingerprint of its weights."""
+    module = module.float().eval()
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return Extractor(module, spec, name, digest.hexdigest())

@@ -1,0 +1,213 @@
+"""Distillation: a small student learns from a few real images, many synthetic ones and a teacher.
+
+All images of a run are one uint8 tensor in memory. A batch is a pure function of (seed, step), so an interrupted run
+continues from its last checkpoint to the same weights, bit by bit. Legend: B batch, N classes, h w the student's
+input.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tinyforge.device.preprocess import normalise, resize
+from tinyforge.device.spec import InputSpec
+from tinyforge.distill.augment import STRENGTHS, augment
+from tinyforge.distill.batches import Method, TrainingSet, batch_indices, generator_for, methods, training_set
+from tinyforge.distill.checkpoint import Run, restore_run, save_run, start_run
+from tinyforge.distill.losses import UNLABELLED, distillation_loss
+from tinyforge.distill.pixels import standardise, to_unit
+from tinyforge.distill.prototypes import Teacher
+from tinyforge.distill.students import build_student
+from tinyforge.errors import DataError
+from tinyforge.recipe import Distill
+
+__all__ = ["Method", "StudentResult", "methods", "predict_logits", "seeded_student", "train_student", "training_set"]
+
+WARMUP_SHARE = 0.05
+CHECKPOINT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """student: averaged weights, eval mode, on the CPU. history: per epoch the mean loss, batch accuracy and lr."""
+
+    student: nn.Module
+    spec: InputSpec
+    method: Method
+    history: list[dict[str, float]]
+
+
+def seeded_student(
+    settings: Distill, num_classes: int, input_size: int, seed: int, *, offline: bool = True
+) -> nn.Module:
+    """A fresh student whose random weights depend on the seed alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator_for(seed, "student").initial_seed())
+        return build_student(
+            settings.student, num_classes, input_size=input_size, pretrained=settings.pretrained, offline=offline
+        )
+
+
+def learning_rate(step: int, num_steps: int, peak: float, warmup_share: float = WARMUP_SHARE) -> float:
+    """Linear rise over the first share of the steps, then a half cosine that would be 0 one step past the end."""
+    warmup = max(1, round(num_steps * warmup_share))
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
+
+
+def average_decay(step: int, decay: float) -> float:
+    """Decay of the weight average at this step: small at first, so that the random start is forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def train_student(
+    student: nn.Module,
+    spec: InputSpec,
+    data: TrainingSet,
+    method: Method,
+    settings: Distill,
+    *,
+    seed: int,
+    teacher: Teacher | None = None,
+    checkpoint: Path | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> StudentResult:
+    """Train ``student`` (changed in place) by ``method``; continue from ``checkpoint`` (a folder) if it holds this
+    very run.
+
+    progress(step, num_steps) is called after every step; an exception it raises stops the run, which can be continued.
+    Raises DataError when the method needs a teacher and there is none.
+    """
+    teacher = _wanted_teacher(method, teacher, device)
+    if teacher is None:  # images that nobody labels teach nothing
+        data = data.labelled()
+    num_steps = settings.epochs * settings.steps_per_epoch
+    identity = _identity(data, method, settings, seed, spec, teacher)
+    run = start_run(student.to(device=device, memory_format=torch.channels_last), settings)
+    if checkpoint is not None:
+        restore_run(run, checkpoint, identity)
+    saved_at = time.monotonic()
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+        while run.step < num_steps:
+            _one_step(run, data, spec, method, settings, seed, teacher)
+            if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                save_run(run, checkpoint, identity)
+                saved_at = time.monotonic()
+            if progress is not None:
+                progress(run.step, num_steps)
+    student.load_state_dict(run.average)
+    student.to(device="cpu", memory_format=torch.contiguous_format).eval()
+    return StudentResult(student, spec, method, run.history)
+
+
+def _wanted_teacher(method: Method, teacher: Teacher | None, device: str) -> Teacher | None:
+    if not method.needs_teacher:
+        return None
+    if teacher is None:
+        raise DataError(f"method {method.name!r} needs a teacher")
+    return teacher.to(device)
+
+
+def _one_step(
+    run: Run,
+    data: TrainingSet,
+    spec: InputSpec,
+    method: Method,
+    settings: Distill,
+    seed: int,
+    teacher: Teacher | None,
+) -> None:
+    """One batch: the same augmented view for teacher and student, one optimiser step, one of the weight average."""
+    device = next(run.student.parameters()).device
+    generator = generator_for(seed, "batch", run.step)
+    chosen = batch_indices(data, method.use_synthetic, settings, generator)
+    labels = data.labels[chosen].to(device)
+    rate = learning_rate(run.step, settings.epochs * settings.steps_per_epoch, settings.lr)
+    view = augment(to_unit(data.pixels[chosen].to(device)), STRENGTHS[settings.augment], generator, settings.flip)
+    run.student.train()
+    with autocast(settings.dtype, device.type):
+        soft = None if teacher is None else teacher.logits(view)
+        logits = run.student(standardise(view, spec).contiguous(memory_format=torch.channels_last))
+    loss = distillation_loss(logits.float(), soft, labels, method.hard_label_share, settings.temperature)
+    _descend(run.optimizer, loss, rate)
+    _update_average(run.average, run.student, average_decay(run.step, settings.ema_decay))
+    run.step += 1
+    _record(run, float(loss.detach()), logits.detach(), labels, rate, settings.steps_per_epoch)
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+@torch.no_grad()
+def _update_average(average: dict[str, Tensor], student: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * student, batch-norm statistics included; counters are copied."""
+    for name, value in student.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+def _record(run: Run, loss: float, logits: Tensor, labels: Tensor, rate: float, steps_per_epoch: int) -> None:
+    known = labels != UNLABELLED
+    correct = float((logits.argmax(1) == labels)[known].sum())
+    run.sums = [a + b for a, b in zip(run.sums, (loss, correct, float(known.sum())), strict=True)]
+    if run.step % steps_per_epoch == 0:
+        loss_sum, correct_sum, known_sum = run.sums
+        epoch = {"epoch": run.step // steps_per_epoch, "loss": loss_sum / steps_per_epoch, "lr": rate}
+        run.history.append({**epoch, "accuracy": correct_sum / max(1.0, known_sum)})
+        run.sums = [0.0, 0.0, 0.0]
+
+
+def autocast(dtype: str, device_type: str) -> torch.autocast:
+    """bfloat16 arithmetic if ``dtype`` says so; 'auto': where the processor has it. Weights stay float32."""
+    if dtype == "auto":
+        cuda = device_type == "cuda" and torch.cuda.is_bf16_supported()
+        cpu = device_type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+        dtype = "bfloat16" if cuda or cpu else "float32"
+    return torch.autocast(device_type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def _identity(
+    data: TrainingSet, method: Method, settings: Distill, seed: int, spec: InputSpec, teacher: Teacher | None
+) -> str:
+    """Hash of all that decides the weights, so that a checkpoint of another run is never continued."""
+    digest = hashlib.sha256(data.pixels.numpy().tobytes() + data.labels.numpy().tobytes())
+    label_source = None if teacher is None else teacher.fingerprint
+    parts = [asdict(method), settings.model_dump(mode="json"), seed, spec.to_json(), data.num_supports, label_source]
+    digest.update(json.dumps(parts).encode())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def predict_logits(
+    student: nn.Module, images: Iterable[np.ndarray], spec: InputSpec, batch_size: int = 256
+) -> np.ndarray:
+    """uint8 (H, W, 3) images of any sizes -> float32 logits (B, N), through the device's own preprocessing.
+
+    Raises DataError without images: the number of classes is then unknown.
+    """
+    images, spec = list(images), replace(spec, layout="NCHW")
+    if not images:
+        raise DataError("no images to predict")
+    student.eval()
+    chunks = []
+    for start in range(0, len(images), batch_size):
+        pixels = np.stack([resize(rgb, spec) for rgb in images[start : start + batch_size]])
+        chunks.append(student(torch.from_numpy(normalise(pixels, spec))).float().numpy())
+    return np.concatenate(chunks)
