@@ -122,6 +122,12 @@ def test_paths_that_leave_are_refused(bundle_path, name):
         locate(bundle_path, name)
 
 
+@pytest.mark.parametrize("name", ["a" * 1000, "\ud800"])
+def test_unusable_paths_are_refused(bundle_path, name):
+    with pytest.raises(BundleFault, match="cannot be used"):
+        locate(bundle_path, name)
+
+
 def test_paths_are_written_one_way(bundle_path):
     with pytest.raises(BundleFault, match="plain form"):
         locate(bundle_path, "model//onnx-fp32.onnx")

@@ -191,9 +191,13 @@ def locate(root: Path, name: str) -> Path:
     if str(pure) != name:
         raise BundleFault(f"path {name!r} is not in its plain form {str(pure)!r}")
     path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside, present = path.resolve().is_relative_to(root.resolve()), path.is_file()
+    except (OSError, ValueError, RuntimeError) as fault:  # too long, not encodable, a loop of links
+        raise BundleFault(f"path {name[:80]!r} cannot be used: {type(fault).__name__}") from fault
+    if not inside:
         raise BundleFault(f"path {name!r} leaves the bundle through a symbolic link")
-    if not path.is_file():
+    if not present:
         raise BundleFault(f"{name}: missing")
     return path
 
