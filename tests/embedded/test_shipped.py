@@ -1,0 +1,123 @@
+"""The shipped glyph weights: present, small enough, loadable with ordinary classes, and without digits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+import tinyforge.embedded as embedded
+
+torch = pytest.importorskip("torch")
+FOLDER = Path(embedded.__file__).parent / "glyphs"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_importing_embedded_does_not_import_torch():
+    code = "import sys, tinyforge.embedded as e; e.domains(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_path_and_domains():
+    assert embedded.path("glyphs", "backbone") == FOLDER / "backbone"
+    card = embedded.domains()["glyphs"]
+    assert card["parts"] == ["backbone", "teacher"]
+    assert card["image_size"] == 32
+    with pytest.raises(ValueError, match="backbone, teacher"):
+        embedded.path("glyphs", "student")
+    with pytest.raises(FileNotFoundError, match="glyphs"):
+        embedded.path("glyph", "teacher")
+
+
+def test_size_and_file_kinds():
+    files = [p for p in FOLDER.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 20 * 2**20
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".md"}
+
+
+def test_weights_are_half_precision_and_finite():
+    from safetensors.torch import load_file
+
+    for file in FOLDER.rglob("*.safetensors"):
+        for name, value in load_file(file).items():
+            if value.is_floating_point():
+                assert value.dtype == torch.float16, (file, name)
+                assert value.isfinite().all(), (file, name)
+
+
+def test_no_class_is_a_digit():
+    lines = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 500
+    for line in lines:
+        name, character = line.split("\t")
+        assert name.isascii()
+        assert name.isalpha()
+        for c in unicodedata.normalize("NFKC", character) if len(character) == 1 else "":
+            assert unicodedata.category(c)[0] != "N", line
+            assert unicodedata.numeric(c, None) is None, line
+
+
+def test_backbone_is_a_diffusers_folder_and_generates():
+    diffusers = pytest.importorskip("diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        embedded.path("glyphs", "backbone"), safety_checker=None, dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.unet.config.prediction_type if hasattr(pipeline.unet.config, "prediction_type") else True
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert pipeline.vae.config.scaling_factor != pytest.approx(0.18215)
+    tokenizer = pipeline.tokenizer
+    assert len(tokenizer("a photo of an object").input_ids) == 7
+    assert len(tokenizer("a letter, a sign").input_ids) == 7
+    assert tokenizer.add_tokens(["<new>"]) == 1
+    images = pipeline(
+        "a photo of an object",
+        num_inference_steps=2,
+        height=32,
+        width=32,
+        output_type="np",
+        generator=torch.Generator().manual_seed(0),
+    ).images
+    assert images.shape == (1, 32, 32, 3)
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_latents_have_unit_scale():
+    diffusers = pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderKL.from_pretrained(embedded.path("glyphs", "backbone") / "vae", dtype=torch.float32)
+    strokes = torch.full((8, 3, 32, 32), -1.0)
+    for i in range(8):
+        strokes[i, :, 3:29, 6 + 2 * i : 10 + 2 * i] = 1.0
+    with torch.no_grad():
+        z = vae.encode(strokes).latent_dist.mean * vae.config.scaling_factor
+        back = vae.decode(z / vae.config.scaling_factor).sample
+    assert z.shape == (8, 4, 8, 8)
+    assert 0.3 < float(z.std()) < 3
+    assert float((back - strokes).square().mean()) < 0.1
+
+
+def test_teacher_loads_and_gives_finite_features():
+    from tinyforge.embedded.network import load_teacher_network
+
+    folder = embedded.path("glyphs", "teacher")
+    network, config = load_teacher_network(folder)
+    assert config == json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    x = torch.rand(4, 3, *config["input"]["size"], generator=torch.Generator().manual_seed(0))
+    features = torch.nn.functional.normalize(network(x), dim=-1)
+    assert features.shape == (4, config["embedding_dim"])
+    assert features.isfinite().all()
+    assert torch.allclose(features.norm(dim=-1), torch.ones(4), atol=1e-4)
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())

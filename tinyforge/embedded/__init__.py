@@ -1,0 +1,33 @@
+"""The shipped backbone and teacher of each domain: where they are and what their cards say. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+PARTS = ("backbone", "teacher")
+HERE = Path(__file__).parent
+
+
+def path(domain: str, part: str) -> Path:
+    """The folder of a domain's part, such as path("glyphs", "backbone").
+
+    Raises ValueError for an unknown part, FileNotFoundError (naming the domains there are) for one that is not shipped.
+    """
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part!r}: one of {', '.join(PARTS)}")
+    folder = HERE / domain / part
+    if not folder.is_dir():
+        shipped = ", ".join(sorted(domains())) or "none"
+        raise FileNotFoundError(f"no embedded {part} for the domain {domain!r}; shipped: {shipped}")
+    return folder
+
+
+def domains() -> dict[str, dict[str, Any]]:
+    """Domain name → its card (card.json: title, image size, measures, licence, parts that are shipped)."""
+    cards = {}
+    for file in sorted(HERE.glob("*/card.json")):
+        card = json.loads(file.read_text(encoding="utf-8"))
+        cards[file.parent.name] = card | {"parts": [p for p in PARTS if (file.parent / p).is_dir()]}
+    return cards

@@ -1,0 +1,202 @@
+"""`tinyforge pretrain`: trains the backbone and the teacher of a domain from local files, and exports them.
+
+Every part resumes from its newest checkpoint below out/work/ and ends with the same weights as an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import autoencoder, captions, export, loop, teacher, unet
+from .source import Source, load_glyphs
+
+__all__ = ["DEFAULT_MINUTES", "pretrain", "train_domain"]
+
+DEFAULT_MINUTES = {"autoencoder": 10.0, "teacher": 40.0, "unet": 40.0}
+BATCH = {"autoencoder": 32, "teacher": 128, "unet": 64}
+NETWORK: dict[str, Any] = {"widths": [48, 96, 192], "depth": 2, "embedding_dim": 256}
+LATENTS = 100_000
+
+
+def pretrain(
+    domain: str,
+    data: list[Path],
+    out: Path,
+    *,
+    fonts: list[Path] | None = None,
+    minutes: dict[str, float] | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    device: str = "cpu",
+    log: Callable[[str], None] | None = None,
+) -> Path:
+    """Train a domain's parts and write out/backbone and out/teacher; returns out.
+
+    data: Omniglot strokes_*.zip files or folders of them (may be empty). fonts: folders searched for fonts.
+    minutes: for each part; turned into a number of steps by timing a few, and kept in out/work/steps.json.
+    Raises ValueError for an unknown domain.
+    """
+    if domain != "glyphs":
+        raise ValueError(f"unknown domain {domain!r}: glyphs")
+    if log is not None:
+        handler = logging.Handler()
+        handler.emit = lambda record: log(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger(__name__).addHandler(handler)
+        logging.getLogger(__name__).setLevel(logging.INFO)
+    source = load_glyphs(out / "work" / "pool", fonts or [Path("/usr/share/fonts")], data, seed)
+    return train_domain(source, out, minutes=DEFAULT_MINUTES | (minutes or {}), seed=seed, resume=resume, device=device)
+
+
+def train_domain(
+    source: Source,
+    out: Path,
+    *,
+    minutes: dict[str, float] | None = None,
+    steps: dict[str, int] | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    device: str = "cpu",
+    num_latents: int = LATENTS,
+    batch: dict[str, int] | None = None,
+) -> Path:
+    """All parts of any domain, one after the other, then the export."""
+    run = _Run(
+        source, out, minutes or DEFAULT_MINUTES, steps or {}, seed, resume, device, BATCH | (batch or {}), num_latents
+    )
+    run.teacher()
+    vae_state = run.autoencoder()
+    run.backbone(vae_state)
+    (out / "classes.txt").write_text(
+        "".join(f"{n}\t{c}\n" for n, c in zip(source.names, source.characters, strict=True)), encoding="utf-8"
+    )
+    return out
+
+
+class _Run:
+    """The settings shared by the three parts."""
+
+    def __init__(
+        self,
+        source: Source,
+        out: Path,
+        minutes: dict[str, float],
+        steps: dict[str, int],
+        seed: int,
+        resume: bool,
+        device: str,
+        batch: dict[str, int],
+        num_latents: int,
+    ) -> None:
+        self.source, self.out, self.minutes, self.seed = source, out, minutes, seed
+        self.resume, self.device, self.batch, self.num_latents = resume, device, batch, num_latents
+        self.work = out / "work"
+        self.work.mkdir(parents=True, exist_ok=True)
+        known = self.work / "steps.json"
+        self.steps = (json.loads(known.read_text()) if resume and known.is_file() else {}) | steps
+
+    def _steps(self, part: str, loss_of: loop.LossOf, model: torch.nn.Module) -> int:
+        """Steps that fit the part's minutes, measured once on four passes and then kept."""
+        if part not in self.steps:
+            model.to(self.device).train()
+            loss_of(model, 0, loop.generator(self.seed, 0)).backward()
+            began = time.monotonic()
+            for step in range(3):
+                loss_of(model, step, loop.generator(self.seed, step)).backward()
+            model.zero_grad(set_to_none=True)
+            self.steps[part] = max(10, int(self.minutes[part] * 60 / ((time.monotonic() - began) / 3)))
+        (self.work / "steps.json").write_text(json.dumps(self.steps))
+        return self.steps[part]
+
+    def _train(self, part: str, model: torch.nn.Module, loss_of: loop.LossOf, **plan: Any) -> dict[str, torch.Tensor]:
+        chosen = loop.Plan(steps=self._steps(part, loss_of, model), seed=self.seed, **plan)
+        return loop.train(model, loss_of, chosen, self.work / part, resume=self.resume, device=self.device, name=part)
+
+    def teacher(self) -> Path:
+        """Classifier, then episodes; measured on the held-out classes."""
+        from tinyforge.embedded.network import build
+
+        torch.manual_seed(self.seed)
+        source, batch = self.source, self.batch["teacher"]
+        network = build("embedded:GlyphNet", NETWORK)
+        model = teacher.CosineClassifier(network, len(source.names), NETWORK["embedding_dim"])
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+        def draw(labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
+            return source.draw(labels, gen, "teacher")
+
+        begin = teacher.loss_function(draw, source.weights, teacher.Stage(10**9, batch), normalise, self.device)
+        steps = self._steps("teacher", begin, model)
+        stage = teacher.Stage(int(0.62 * steps), batch)
+        loss_of = teacher.loss_function(draw, source.weights, stage, normalise, self.device)
+        ema = self._train("teacher", model, loss_of, lr=2e-3, weight_decay=0.05, ema=0.998, clip=2.0, save_every=250)
+        state = export.part(ema, "network.")
+        network.load_state_dict(state)
+        record = {"steps": steps, "held_out": held_out_measures(network.cpu(), source)}
+        return export.write_teacher(self.out / "teacher", state, "embedded:GlyphNet", NETWORK, source.size, record)
+
+    def autoencoder(self) -> dict[str, torch.Tensor]:
+        """The VAE's EMA weights."""
+        torch.manual_seed(self.seed + 1)
+        model = autoencoder.Reconstruction(autoencoder.build(self.source.size))
+
+        def draw(labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
+            return self.source.draw(labels, gen, "autoencoder")
+
+        loss_of = autoencoder.loss_function(draw, self.source.weights, self.batch["autoencoder"], device=self.device)
+        ema = self._train("autoencoder", model, loss_of, lr=3e-3, warmup=50, weight_decay=0.0, ema=0.99, save_every=100)
+        return export.part(ema, "vae.")
+
+    def backbone(self, vae_state: dict[str, torch.Tensor]) -> Path:
+        """Cached latents, then UNet and text encoder, then the Stable Diffusion folder."""
+        torch.manual_seed(self.seed + 2)
+        source = self.source
+        vae = autoencoder.build(source.size)
+        vae.load_state_dict(vae_state)
+        vae.eval().to(self.device)
+        classes = source.frequent() or torch.nonzero(source.weights).flatten().tolist()
+        latents, labels, scale = autoencoder.cached_latents(
+            vae,
+            lambda chosen, gen: source.draw(torch.tensor(classes)[chosen], gen, "unet"),
+            len(classes),
+            self.num_latents,
+            self.seed,
+        )
+        vae.register_to_config(scaling_factor=scale)
+        names = [source.names[i] for i in classes]
+        tokenizer = captions.train_tokenizer(names, self.work / "tokenizer")
+        model = unet.Denoiser(unet.build(source.size // 4), captions.text_encoder(tokenizer))
+        loss_of = unet.loss_function(
+            latents, labels, captions.caption_ids(tokenizer, names), self.batch["unet"], self.device
+        )
+        ema = self._train("unet", model, loss_of, lr=2e-3, ema=0.999, floor=0.05, save_every=200)
+        model.load_state_dict(ema)
+        model.cpu()
+        return export.write_backbone(self.out / "backbone", vae.cpu(), model.unet, model.text, self.work / "tokenizer")
+
+
+def normalise(x: torch.Tensor) -> torch.Tensor:
+    """[0, 1] → [-1, 1], channels last."""
+    return ((x - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+
+
+def held_out_measures(network: torch.nn.Module, source: Source, episodes: int = 300) -> dict[str, Any]:
+    """10-way accuracy with 95 % interval on the held-out classes, light on dark at 8 … 16 px; {} if few."""
+    held = source.held_out
+    if len(held) < 10:
+        return {}
+    gen = torch.Generator().manual_seed(999)
+    stacks = [source.draw(torch.full((40,), c), gen, "held_out") for c in held]
+    measures = {}
+    for shots in (1, 5):
+        mean, half, n = teacher.few_shot(
+            network, stacks, normalise, ways=10, shots=shots, episodes=episodes, queries=10, seed=5
+        )
+        measures[f"10-way {shots}-shot"] = {"accuracy": mean, "ci95": half, "episodes": n}
+    return measures

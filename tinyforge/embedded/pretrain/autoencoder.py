@@ -1,0 +1,105 @@
+"""The VAE of a backbone: 32 x 32 RGB → 8 x 8 x 4 latents (size / 4), trained to reconstruct with a light KL.
+
+Source: Kingma & Welling 2013, arXiv 1312.6114; Rombach et al. 2021, arXiv 2112.10752 (KL-regularised, no GAN here).
+Legend: B batch, H W pixels, h w latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from .teacher import Draw
+
+
+def build(size: int = 32, widths: tuple[int, ...] = (16, 32, 64)) -> AutoencoderKL:
+    """A diffusers AutoencoderKL with one residual block per level; two halvings for three widths."""
+    levels = len(widths)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=size,
+        block_out_channels=widths,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+    )
+
+
+class Reconstruction(nn.Module):
+    """The VAE as a module whose forward is one training pass: x (B, 3, H, W) in [-1, 1] → (output, mean, logvar)."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        posterior = self.vae.encode(x).latent_dist
+        z = posterior.mean + posterior.std * noise
+        return self.vae.decode(z).sample, posterior.mean, posterior.logvar
+
+
+def kl(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mean, exp(logvar)) || N(0, 1)), mean over all latent numbers."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def edges(x: Tensor) -> Tensor:
+    """Differences to the right and lower neighbours, padded, along the channels: (B, 2C, H, W)."""
+    return torch.cat([F.pad(x[..., 1:] - x[..., :-1], (0, 1)), F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))], 1)
+
+
+def loss_function(
+    draw: Draw, weights: Tensor, batch: int, kl_weight: float = 2e-4, device: str = "cpu"
+) -> Callable[[nn.Module, int, torch.Generator], Tensor]:
+    """Squared error + half L1 + edge error + kl_weight * KL, for loop.train."""
+
+    def loss_of(model: nn.Module, step: int, gen: torch.Generator) -> Tensor:
+        labels = torch.multinomial(weights, batch, replacement=True, generator=gen)
+        x = (draw(labels, gen) * 2 - 1).to(device)
+        noise = torch.randn(batch, 4, x.shape[-2] // 4, x.shape[-1] // 4, generator=gen).to(device)
+        out, mean, logvar = model(x, noise)
+        fit = F.mse_loss(out, x) + 0.5 * F.l1_loss(out, x) + F.mse_loss(edges(out), edges(x))
+        return fit + kl_weight * kl(mean, logvar)
+
+    return loss_of
+
+
+@torch.no_grad()
+def measured_scale(vae: AutoencoderKL, images: Tensor) -> float:
+    """1 / standard deviation of the posterior means: the scaling_factor that gives latents unit variance."""
+    means = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in images.split(256)])
+    return float(1 / means.std())
+
+
+@torch.no_grad()
+def psnr(vae: AutoencoderKL, images: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation over images of 10 log10(1 / MSE) in dB; images (B, 3, H, W) in [0, 1]."""
+    outs = torch.cat([vae.decode(vae.encode(p * 2 - 1).latent_dist.mean).sample for p in images.split(256)])
+    error = (((outs + 1) / 2).clamp(0, 1) - images).square().mean((1, 2, 3))
+    values = -10 * error.clamp(min=1e-10).log10()
+    return float(values.mean()), float(values.std())
+
+
+@torch.no_grad()
+def cached_latents(
+    vae: AutoencoderKL, draw: Draw, num_classes: int, count: int, seed: int, chunk: int = 500
+) -> tuple[Tensor, Tensor, float]:
+    """count fresh images encoded once: (scaled posterior means (M, 4, h, w) fp16, labels (M,), scaling_factor)."""
+    device = next(vae.parameters()).device
+    latents, labels = [], []
+    for start in range(0, count, chunk):
+        gen = torch.Generator().manual_seed(seed * 1_000_003 + 77_000_000 + start)
+        chosen = torch.randint(num_classes, (min(chunk, count - start),), generator=gen)
+        latents.append(vae.encode((draw(chosen, gen) * 2 - 1).to(device)).latent_dist.mean.cpu())
+        labels.append(chosen)
+    stack = torch.cat(latents)
+    scale = float(1 / stack.std())
+    return (stack * scale).half(), torch.cat(labels), scale

@@ -1,0 +1,105 @@
+"""Captions, their vocabulary, and a CLIP tokenizer and text encoder of our own.
+
+Every class name is one word and one token, so that a single learned vector can stand in its place.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TEMPLATES = (
+    "a photo of an {name}",
+    "a photo of a {name}",
+    "an image of {name}",
+    "a drawing of {name}",
+    "{name}",
+    "a {name}",
+    "A photo of an {name}",
+    "the letter {name}",
+    "a written {name}",
+    "a picture of the sign {name}",
+)
+GENERIC = ("object", "letter", "sign", "character", "symbol", "glyph", "shape")
+_ENGLISH = (
+    "a an the photo image picture drawing of written writing hand handwritten printed object thing letter sign "
+    "character symbol glyph shape mark icon line stroke curve circle ring loop arc cross dot square triangle "
+    "arrow star bar box hook wave round straight thin thick bold light dark small large black white grey gray on "
+    "in with and or to for is this that close up bright clean good bad cropped low resolution texture pattern "
+    "background style font pen ink word text person man woman child dog cat bird horse fish bear car truck bus "
+    "train plane ship boat bicycle house building tree flower leaf plant fruit apple orange food bread cup bottle "
+    "bowl plate chair table bed lamp clock phone computer book paper key tool machine part screw nut metal wood "
+    "glass stone plastic road street sea mountain forest sky cloud sun moon water fire red green blue yellow "
+    "brown pink purple animal insect snake class type kind new old big little left right top bottom front back "
+    "side front view defect normal "
+)
+WORDS = _ENGLISH.split()
+LENGTH = 16
+
+
+def train_tokenizer(names: list[str], folder: Path) -> CLIPTokenizer:
+    """Byte-pair merges learned until each name and each of WORDS is a single token; vocab.json and merges.txt."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", fuse_unk=False))
+    raw.normalizer = normalizers.Lowercase()
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = sorted(set(WORDS) | set(GENERIC) | set(names))
+    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    trainer = trainers.BpeTrainer(
+        vocab_size=100_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=letters
+    )
+    raw.train_from_iterator(words, trainer)
+    merges = [tuple(pair) for pair in json.loads(raw.to_str())["model"]["merges"]]
+    alphabet = _byte_letters()
+    tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(pair) for pair in merges]
+    tokens = [*list(dict.fromkeys(tokens)), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _byte_letters() -> list[str]:
+    """The printable stand-ins of the 256 bytes. Source: Radford et al. 2019 (GPT-2), byte-level BPE."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
+
+
+def text_encoder(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) -> CLIPTextModel:
+    """A small CLIP text encoder, random weights (the global torch seed)."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            projection_dim=width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def caption_ids(tokenizer: CLIPTokenizer, names: list[str]) -> torch.Tensor:
+    """(C + 2, T, L) token ids of every name in every template; row C: a generic word, row C + 1: the empty prompt."""
+    rows = [[template.format(name=name) for template in TEMPLATES] for name in names]
+    rows.append([template.format(name=GENERIC[i % len(GENERIC)]) for i, template in enumerate(TEMPLATES)])
+    rows.append([""] * len(TEMPLATES))
+    flat = tokenizer(
+        [text for row in rows for text in row],
+        padding="max_length",
+        max_length=LENGTH,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return flat.reshape(len(rows), len(TEMPLATES), -1)

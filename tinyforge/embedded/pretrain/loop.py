@@ -1,0 +1,156 @@
+"""One resumable training loop for every part: stateless randomness, EMA, atomic checkpoints.
+
+All randomness of step t comes from a generator seeded with (seed, t), so a run continued from any checkpoint gives the
+same weights, bit for bit, as one that was never stopped (same machine, same number of threads).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+LossOf = Callable[[nn.Module, int, torch.Generator], Tensor]
+"""(model, step, random numbers of the step) → scalar loss."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr."""
+
+    steps: int
+    lr: float
+    seed: int = 0
+    warmup: int = 100
+    floor: float = 0.02
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    clip: float = 1.0
+    save_every: int = 500
+    log_every: int = 50
+
+
+def rate(plan: Plan, step: int) -> float:
+    """The learning rate of a step: linear warm-up, then half a cosine."""
+    progress = min(1.0, step / max(1, plan.steps))
+    fall = plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return plan.lr * min(1.0, (step + 1) / plan.warmup) * fall
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 17) % (2**62))
+
+
+def _averaged(state: dict[str, Tensor], new: dict[str, Tensor], decay: float) -> None:
+    """EMA in place; counters and other integers are copied."""
+    with torch.no_grad():
+        for name, value in state.items():
+            if value.is_floating_point():
+                value.lerp_(new[name].detach(), 1 - decay)
+            else:
+                value.copy_(new[name])
+
+
+def _flat_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    entries = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{k}": torch.as_tensor(v) for i, entry in entries.items() for k, v in entry.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], record: dict[str, object]) -> None:
+    """state.safetensors and state.json, replaced together by renaming a folder."""
+    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    for stale in (partial, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, partial / "state.safetensors")
+    (partial / "state.json").write_text(json.dumps(record))
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]] | None:
+    """The newest complete checkpoint, or None."""
+    for place in (folder, folder.with_name(folder.name + ".old")):
+        if (place / "state.json").is_file():
+            return load_file(place / "state.safetensors"), json.loads((place / "state.json").read_text())
+    return None
+
+
+def train(
+    model: nn.Module,
+    loss_of: LossOf,
+    plan: Plan,
+    checkpoint: Path,
+    *,
+    resume: bool = True,
+    device: str = "cpu",
+    name: str = "model",
+    on_save: Callable[[dict[str, Tensor], int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Run the plan and return the EMA weights.
+
+    loss_of(model, step, generator) → scalar. on_save(ema weights, step) is called after each checkpoint.
+    """
+    model.to(device).train()
+    decay, plain = [], []
+    for param in model.parameters():
+        (decay if param.ndim > 1 else plain).append(param)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=plan.lr,
+        betas=(0.9, 0.99),
+    )
+    ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    first = 0
+    found = load_checkpoint(checkpoint) if resume else None
+    if found is not None:
+        tensors, record = found
+        first = int(record["step"])  # type: ignore[call-overload]
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        ema = {k[4:]: v.to(device) for k, v in tensors.items() if k.startswith("ema.")}
+        _restore_optimizer(optimizer, tensors)
+    began, recent = time.monotonic(), []
+    for step in range(first, plan.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(plan, step)
+        loss = loss_of(model, step, generator(plan.seed, step))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+        optimizer.step()
+        _averaged(ema, model.state_dict(), min(plan.ema, (1 + step) / (10 + step)))
+        recent.append(loss.detach())
+        done = step + 1
+        if done % plan.log_every == 0 or done == plan.steps:
+            seconds = (time.monotonic() - began) / (done - first)
+            log.info("%s step %d/%d loss %.4f %.3f s/step", name, done, plan.steps, torch.stack(recent).mean(), seconds)
+            recent = []
+        if done % plan.save_every == 0 or done == plan.steps:
+            tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
+            save_checkpoint(checkpoint, tensors | _flat_optimizer(optimizer), {"step": done, "plan": plan.__dict__})
+            if on_save is not None:
+                on_save(ema, done)
+    return ema
