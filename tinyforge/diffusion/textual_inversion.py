@@ -73,7 +73,7 @@ def learn_concepts(
     settings: Invert,
     seed: int,
     *,
-    batch_size: int = 256,
+    batch_size: int = 64,
     progress: Progress = None,
 ) -> tuple[Concept, Tensor]:
     """Learn K vectors for each class from its support latents (B, C, h, w) with ``labels`` (B,) in [0, N).

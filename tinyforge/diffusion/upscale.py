@@ -17,17 +17,16 @@ from tinyforge.errors import MissingError, RecipeError
 
 
 def upscale(
-    images: list[np.ndarray], checkpoint: str | Path, *, below: int, device: str = "cpu", progress: Progress = None
+    images: list[np.ndarray], checkpoint: str | Path, *, device: str = "cpu", progress: Progress = None
 ) -> list[np.ndarray]:
-    """Enlarge the uint8 RGB images (H, W, 3) whose shorter side is under ``below`` px by the model's factor (HAT: 4).
+    """Enlarge uint8 RGB images (H, W, 3) by the model's factor (HAT: 4), once. Sizes may differ: one image at a time.
 
-    One pass; the others are returned as they are. Sizes may differ, so images run one at a time.
     Raises MissingError when spandrel or the checkpoint is not here, RecipeError when it is no RGB model.
     """
     model = load_model(Path(checkpoint).expanduser()).to(torch.device(device)).eval()
     result = []
     for index, image in enumerate(images):
-        result.append(_enlarge(model, image) if min(image.shape[:2]) < below else image)
+        result.append(_enlarge(model, image))
         if progress:
             progress(index + 1, len(images))
     return result
