@@ -22,6 +22,7 @@ from tinyforge.loading import (
 from tinyforge.recipe import Recipe
 from tinyforge.registry import near_miss, unknown
 
+NO_DEADLINE = settings(max_examples=50, deadline=None)  # a busy machine is no fault
 MINIMAL = 'name = "mine"\ntarget = "raspi4"\n'
 
 
@@ -179,12 +180,13 @@ class TestOverrides:
     def test_forms(self, text, keys, value):
         assert parse_override(text) == (keys, value)
 
-    @settings(max_examples=50)
+    @NO_DEADLINE
     @given(st.text())
     def test_no_text_breaks_the_parser(self, text):
         keys, _ = parse_override(text)
         assert isinstance(keys, tuple)
 
+    @NO_DEADLINE
     @given(st.lists(st.text(st.characters(exclude_characters="="), min_size=1), min_size=1, max_size=4), st.text())
     def test_quoted_keys_and_strings_arrive_whole(self, keys, value):
         assert parse_override(f"{'.'.join(map(toml_value, keys))}={toml_value(value)}") == (tuple(keys), value)
@@ -210,10 +212,12 @@ values = st.recursive(
 
 
 class TestToml:
+    @NO_DEADLINE
     @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), values, max_size=4))
     def test_any_table_comes_back(self, table):
         assert tomllib.loads(to_toml(table)) == table
 
+    @NO_DEADLINE
     @given(st.lists(st.dictionaries(st.text("ab. é"), scalars, max_size=2), max_size=3))
     def test_tables_in_lists_come_back(self, tables):
         assert tomllib.loads(to_toml({"x": tables}))["x"] == tables
