@@ -16,7 +16,7 @@ from tinyforge.stages.road import Artifact, Job, Road, start
 from tinyforge.store import Partial, Store, stage_key
 from tinyforge.target import Target
 
-__all__ = ["STAGES", "Job", "dry_run", "forge"]
+__all__ = ["STAGES", "Job", "advance", "dry_run", "forge", "start"]
 
 
 @dataclass(frozen=True)
@@ -45,35 +45,43 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
     ``how``: the other fields of ``Job``. Raises tinyforge.errors.*, GateError when something promised was missed.
     """
     road = start(Job(recipe, target, Path(out), **how))
-    result: dict[str, Any] = {"stages": {}}
-    for stage in CACHED[: STAGES.index(until) + 1]:
-        result["stages"][stage.name] = str(_run(road, stage).path)
-        if stage.name == "invert":
-            invert.check_domain(road)
+    advance(road, until)
+    result: dict[str, Any] = {"stages": {name: str(one.path) for name, one in road.done.items()}}
     if until == "bench":
         result |= bench.run(road)
     return result | {"choices": road.choices(), "warnings": road.warnings, "seconds": road.seconds}
 
 
+def advance(road: Road, until: str) -> None:
+    """Run the cached stages up to and with ``until``, or all of them for 'bench'; ``road.done`` then holds their folders."""
+    for stage in CACHED[: STAGES.index(until) + 1]:
+        _run(road, stage)
+        if stage.name == "invert":
+            invert.check_domain(road)
+
+
 def dry_run(recipe: Recipe, target: Target, out: Path, **how: Any) -> list[dict[str, Any]]:
     """What ``forge`` would do, without doing it: each stage with its key, its folder and whether that is done, partial or missing."""
     road = start(Job(recipe, target, Path(out), **how))
-    plan = []
+    store, plan = _store(road), []
     for stage in CACHED:
         key = _key(road, stage)
-        store = Store(road.job.out / "store")
-        road.done[stage.name] = Artifact(key, store.folder(stage.name, key))
-        plan.append({"stage": stage.name, "key": key, "folder": str(store.folder(stage.name, key)), "state": store.state(stage.name, key)})
+        folder = store.folder(stage.name, key)
+        road.done[stage.name] = Artifact(key, folder)
+        plan.append({"stage": stage.name, "key": key, "folder": str(folder), "state": store.state(stage.name, key)})
     return [*plan, {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}]
+
+
+def _store(road: Road) -> Store:
+    return Store(road.job.out / "store")
 
 
 def _key(road: Road, stage: Stage) -> str:
     return stage_key(stage.name, stage.version, stage.settings(road), [road.done[name].key for name in stage.needs])
 
 
-def _run(road: Road, stage: Stage) -> Artifact:
-    job, started, key = road.job, time.monotonic(), _key(road, stage)
-    store = Store(job.out / "store")
+def _run(road: Road, stage: Stage) -> None:
+    job, started, key, store = road.job, time.monotonic(), _key(road, stage), _store(road)
     describe = {"settings": stage.settings(road), "needs": {name: road.done[name].key for name in stage.needs}}
     job.log(f"{stage.name}: {store.folder(stage.name, key)}")
     path, was_there = store.build(
@@ -82,4 +90,3 @@ def _run(road: Road, stage: Stage) -> Artifact:
     road.seconds[stage.name] = round(time.monotonic() - started, 2)
     job.log(f"{stage.name}: {'was done before' if was_there else f'done in {road.seconds[stage.name]:.1f} s'}")
     road.done[stage.name] = Artifact(key, path)
-    return road.done[stage.name]

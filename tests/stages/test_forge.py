@@ -1,0 +1,120 @@
+"""The whole road on a tiny backbone: what it leaves, what it reuses, and that kill -9 changes nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tinyforge.device.preprocess import decode
+from tinyforge.device.verify import verify_bundle
+from tinyforge.errors import GateError
+from tinyforge.loading import load_recipe, load_target
+from tinyforge.stages import STAGES, dry_run, forge
+
+
+def told(lines):
+    return lambda text: lines.append(text)
+
+
+def recipe_for(inputs, *more):
+    images, test, overrides = inputs
+    return load_recipe("smoke", [*overrides, f'data.path="{images}"', f'data.test="{test}"', *more])
+
+
+@pytest.fixture(scope="module")
+def built(forge_inputs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    recipe = recipe_for(forge_inputs)
+    return recipe, out, forge(recipe, load_target(recipe.target), out, log=told([]))
+
+
+def test_a_build_leaves_a_bundle_that_verifies(built):
+    _, _, result = built
+    assert verify_bundle(result["bundle"]).ok
+    assert {"support-hard", "support-kd", "tint-teacher", "teacher", "onnx-fp32", "onnx-int8"} <= set(result["scores"])
+    assert all(score["n"] == 16 and score["low"] <= score["accuracy"] <= score["high"] for score in result["scores"].values())
+    assert result["chosen"].startswith("onnx")  # the Pi's recipe; OpenVINO models are measured, not eligible
+
+
+def test_the_backbone_is_told_to_be_out_of_its_domain(built):
+    assert any("outside the domain" in text for text in built[2]["warnings"])
+
+
+def test_a_second_build_makes_no_stage_again(built):
+    recipe, out, _ = built
+    lines = []
+    forge(recipe, load_target(recipe.target), out, until="compress", log=told(lines))
+    assert sum("was done before" in line for line in lines) == len(STAGES) - 1
+    assert [stage["state"] for stage in dry_run(recipe, load_target(recipe.target), out, log=told([]))[:-1]] == ["done"] * 4
+
+
+def test_more_images_do_not_invert_again_and_keep_the_first(built, forge_inputs):
+    recipe, out, result = built
+    more = recipe_for(forge_inputs, "synthesize.images_per_class=8")
+    lines = []
+    longer = forge(more, load_target(recipe.target), out, until="synthesize", log=told(lines))
+    assert longer["stages"]["invert"] == result["stages"]["invert"]
+    assert longer["stages"]["synthesize"] != result["stages"]["synthesize"]
+
+
+def test_other_test_images_do_not_change_what_is_learned_before_them(built, forge_inputs):
+    recipe, out, result = built
+    plan = dry_run(recipe_for(forge_inputs, 'data.test="' + str(forge_inputs[0]) + '"'), load_target("raspi4"), out, log=told([]))
+    assert [stage["state"] for stage in plan[:2]] == ["done", "done"]
+
+
+def test_reconstructions_are_nearer_than_plain_ddim(built):
+    record = json.loads((built[1] / "store").glob("invert-*/invert.json").__next__().read_text())
+    assert np.mean(record["latent_mse"]) < np.mean(record["plain_ddim_latent_mse"])
+
+
+def test_a_gate_that_no_model_passes_is_an_error(forge_inputs, built):
+    recipe = recipe_for(forge_inputs, "compress.max_abs_error=1e-12")
+    with pytest.raises(GateError, match="does not answer as the student does"):
+        forge(recipe, load_target(recipe.target), built[1], log=told([]))
+
+
+def test_synthetic_images_of_small_supports_have_their_size(built):
+    files = list((built[1] / "store").glob("synthesize-*/images/*/*.png"))
+    assert files
+    assert all(decode(file).shape == (8, 8, 3) for file in files)  # the backbone draws 8 px, the supports have 16
+
+
+def command(inputs, out, *more):
+    images, test, overrides = inputs
+    words = [sys.executable, "-m", "tinyforge", "compress", "--recipe", "smoke", "--data", str(images), "--test", str(test), "--out", str(out)]
+    return [*words, *(word for override in overrides for word in ("-o", override)), *more]
+
+
+MARKS = {"invert": "supports/0000.safetensors", "synthesize": "images/*/*.png", "distill": "students/support-hard/*", "compress": "models/*"}
+
+
+def kill_in(stage, words, out):
+    """Start the command, and kill -9 it as soon as the partial folder of ``stage`` holds its mark."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 200
+        while not list(out.glob(f"store/{stage}-*.partial/{MARKS[stage]}")):
+            assert process.poll() is None, f"ended with {process.returncode} before {stage} was seen"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+
+def manifests(out):
+    return {path.parent.name: path.read_bytes() for path in (out / "store").glob("*/manifest.json")}
+
+
+def test_kill_9_in_each_stage_ends_with_the_same_bytes(forge_inputs, tmp_path):
+    subprocess.run(command(forge_inputs, tmp_path / "whole"), check=True, capture_output=True)
+    for stage in MARKS:
+        kill_in(stage, command(forge_inputs, tmp_path / "killed"), tmp_path / "killed")
+    subprocess.run(command(forge_inputs, tmp_path / "killed"), check=True, capture_output=True)
+    whole = manifests(tmp_path / "whole")
+    assert len(whole) == 4
+    assert manifests(tmp_path / "killed") == whole
