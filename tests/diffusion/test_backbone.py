@@ -277,6 +277,7 @@ def test_the_byte_tokenizer_has_clips_ids():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_real_configuration_of_sd15_runs():
     """860 M parameters in the UNet; the whole method for one image at a small latent."""
     backbone = random_backbone(SD15)
