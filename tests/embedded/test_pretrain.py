@@ -111,9 +111,27 @@ def test_every_name_is_one_token(tmp_path):
     assert tokenizer.unk_token_id not in tokenizer("quixotic Zebra 7?!").input_ids[1:-1]
 
 
+def test_every_position_after_the_name_says_which(tmp_path):
+    names = [f"name{chr(97 + i)}{chr(97 + j)}" for i in range(4) for j in range(4)]
+    tokenizer = captions.train_tokenizer(names, tmp_path)
+    torch.manual_seed(0)
+    text = captions.text_encoder(tokenizer)
+    prototypes = torch.randn(16, 64)
+    prototypes[1] = prototypes[0] + 0.1 * torch.randn(64)
+    codes = captions.prototype_codes(prototypes)
+    assert codes.shape == (16, 127)
+    assert (codes[0] - codes[1]).norm() < 0.6 * (codes[0] - codes[2]).norm()
+    captions.name_classes(text, tokenizer, names, codes)
+    context = unet.contexts(text, captions.caption_ids(tokenizer, names))[:16, 0]
+    spread = context.std(0).mean(-1)
+    assert spread[:5].max() < 1e-5, "a photo of an"
+    assert spread[5:].min() > 0.4, "the name and all after it"
+    assert not any(p.requires_grad for p in text.parameters())
+
+
 def test_min_snr_and_noise():
     alphas = torch.tensor([0.99, 0.5, 0.01])
-    assert torch.allclose(unet.min_snr(alphas), torch.tensor([5 / 99, 1.0, 1.0]), atol=1e-4)
+    assert torch.allclose(unet.min_snr(alphas), torch.tensor([5 / 99, 1.0, 8.0]), atol=1e-4)
     z, noise = torch.ones(3, 1, 1, 1), torch.zeros(3, 1, 1, 1)
     assert torch.allclose(unet.add_noise(z, noise, alphas).flatten(), alphas.sqrt())
 
@@ -141,21 +159,24 @@ def _parts(source, folder):
 
     def denoiser():
         torch.manual_seed(0)
-        return unet.Denoiser(unet.build(8, (16, 32), 32), captions.text_encoder(tokenizer, 32, 1))
+        return unet.Denoiser(unet.build(8, (16, 32), 32))
 
     def draw(part):
         return lambda labels, gen: source.draw(labels, gen, part)
 
     latents = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0)).half()
     labels = torch.arange(16) % len(source.names)
-    ids = captions.caption_ids(tokenizer, list(source.names))
+    torch.manual_seed(0)
+    context = unet.contexts(
+        captions.text_encoder(tokenizer, 32, 1), captions.caption_ids(tokenizer, list(source.names))
+    )
     return {
         "teacher": (
             classifier,
             teacher.loss_function(draw("teacher"), source.weights, teacher.Stage(2, 12, 4, 1), lambda x: x),
         ),
         "autoencoder": (vae, autoencoder.loss_function(draw("autoencoder"), source.weights, 4)),
-        "unet": (denoiser, unet.loss_function(latents, labels, ids, 4)),
+        "unet": (denoiser, unet.loss_function(latents, labels, context, 4)),
     }, generous
 
 

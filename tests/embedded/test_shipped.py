@@ -36,8 +36,6 @@ def test_path_and_domains():
     assert card["image_size"] == 32
     with pytest.raises(ValueError, match="backbone, teacher"):
         embedded.path("glyphs", "student")
-    with pytest.raises(FileNotFoundError, match="glyphs"):
-        embedded.path("glyph", "teacher")
 
 
 def test_size_and_file_kinds():

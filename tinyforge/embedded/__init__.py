@@ -11,17 +11,13 @@ HERE = Path(__file__).parent
 
 
 def path(domain: str, part: str) -> Path:
-    """The folder of a domain's part, such as path("glyphs", "backbone").
+    """The folder of a domain's part, such as path("glyphs", "backbone"); it need not exist.
 
-    Raises ValueError for an unknown part, FileNotFoundError (naming the domains there are) for one that is not shipped.
+    Raises ValueError for an unknown part.
     """
     if part not in PARTS:
         raise ValueError(f"unknown part {part!r}: one of {', '.join(PARTS)}")
-    folder = HERE / domain / part
-    if not folder.is_dir():
-        shipped = ", ".join(sorted(domains())) or "none"
-        raise FileNotFoundError(f"no embedded {part} for the domain {domain!r}; shipped: {shipped}")
-    return folder
+    return HERE / domain / part
 
 
 def domains() -> dict[str, dict[str, Any]]:

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
+from tinyforge.embedded.network import build, load_teacher_network
+
 from . import autoencoder, captions, export, loop, teacher, unet
 from .source import Source, load_glyphs
 
 __all__ = ["DEFAULT_MINUTES", "pretrain", "train_domain"]
 
 DEFAULT_MINUTES = {"autoencoder": 10.0, "teacher": 40.0, "unet": 40.0}
-BATCH = {"autoencoder": 32, "teacher": 128, "unet": 64}
+BATCH = {"autoencoder": 32, "teacher": 128, "unet": 128}
 NETWORK: dict[str, Any] = {"widths": [48, 96, 192], "depth": 2, "embedding_dim": 256}
 LATENTS = 100_000
 
@@ -120,8 +122,6 @@ class _Run:
 
     def teacher(self) -> Path:
         """Classifier, then episodes; measured on the held-out classes."""
-        from tinyforge.embedded.network import build
-
         torch.manual_seed(self.seed)
         source, batch = self.source, self.batch["teacher"]
         network = build("embedded:GlyphNet", NETWORK)
@@ -153,6 +153,17 @@ class _Run:
         ema = self._train("autoencoder", model, loss_of, lr=3e-3, warmup=50, weight_decay=0.0, ema=0.99, save_every=100)
         return export.part(ema, "vae.")
 
+    @torch.no_grad()
+    def prototypes(self, classes: list[int], each: int = 12) -> torch.Tensor:
+        """(C, D) mean unit features of fresh images of each class, by the teacher just trained."""
+        network, _ = load_teacher_network(self.out / "teacher")
+        features = []
+        for c in classes:
+            gen = torch.Generator().manual_seed(self.seed * 1_000_003 + 88_000_000 + c)
+            images = normalise(self.source.draw(torch.full((each,), c), gen, "unet"))
+            features.append(torch.nn.functional.normalize(network(images), dim=-1).mean(0))
+        return torch.stack(features)
+
     def backbone(self, vae_state: dict[str, torch.Tensor]) -> Path:
         """Cached latents, then UNet and text encoder, then the Stable Diffusion folder."""
         torch.manual_seed(self.seed + 2)
@@ -171,14 +182,15 @@ class _Run:
         vae.register_to_config(scaling_factor=scale)
         names = [source.names[i] for i in classes]
         tokenizer = captions.train_tokenizer(names, self.work / "tokenizer")
-        model = unet.Denoiser(unet.build(source.size // 4), captions.text_encoder(tokenizer))
-        loss_of = unet.loss_function(
-            latents, labels, captions.caption_ids(tokenizer, names), self.batch["unet"], self.device
-        )
-        ema = self._train("unet", model, loss_of, lr=2e-3, ema=0.999, floor=0.05, save_every=200)
+        text = captions.text_encoder(tokenizer)
+        captions.name_classes(text, tokenizer, names, captions.prototype_codes(self.prototypes(classes)))
+        model = unet.Denoiser(unet.build(source.size // 4))
+        context = unet.contexts(text, captions.caption_ids(tokenizer, names))
+        loss_of = unet.loss_function(latents, labels, context, self.batch["unet"], self.device)
+        ema = self._train("unet", model, loss_of, lr=1.5e-3, ema=0.999, floor=0.05, save_every=250)
         model.load_state_dict(ema)
         model.cpu()
-        return export.write_backbone(self.out / "backbone", vae.cpu(), model.unet, model.text, self.work / "tokenizer")
+        return export.write_backbone(self.out / "backbone", vae.cpu(), model.unet, text, self.work / "tokenizer")
 
 
 def normalise(x: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,8 @@ _ENGLISH = (
 )
 WORDS = _ENGLISH.split()
 LENGTH = 16
+SPREAD, MARK = 0.2, 1.5
+"""Of the token embeddings: standard deviation of each number, and length along focus's direction."""
 
 
 def train_tokenizer(names: list[str], folder: Path) -> CLIPTokenizer:
@@ -73,8 +75,12 @@ def _byte_letters() -> list[str]:
 
 
 def text_encoder(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) -> CLIPTextModel:
-    """A small CLIP text encoder, random weights (the global torch seed)."""
-    return CLIPTextModel(
+    """A small CLIP text encoder whose every position from the name on says which name it is; see focus.
+
+    Random weights from the global torch seed, kept frozen: trained with the UNet from the start it collapses (names are
+    rare, and drown in what all captions share before the UNet has learned to look at them).
+    """
+    model = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
@@ -88,6 +94,58 @@ def text_encoder(tokenizer: CLIPTokenizer, width: int = 128, layers: int = 2) ->
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+    focus(model, tokenizer)
+    return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def focus(model: CLIPTextModel, tokenizer: CLIPTokenizer, sharpness: float = 4.0) -> None:
+    """Set the first layer so that all later positions attend to the name.
+
+    Every word but the templates' filler carries MARK along one direction u; the keys read u, the queries ask for it,
+    and values and output are rotations, so the name's embedding reaches the end-of-text and padding positions whole.
+    """
+    table = model.get_input_embeddings().weight
+    width = table.shape[1]
+    torch.nn.init.normal_(table, std=SPREAD)
+    u = torch.nn.functional.normalize(torch.randn(width), dim=0)
+    filler = tokenizer("a an A photo of image drawing the written picture").input_ids
+    marked = torch.ones(len(table), dtype=torch.bool)
+    marked[filler] = False
+    table[marked] += MARK * u
+    table[tokenizer.pad_token_id] = 0
+    attention = model.encoder.layers[0].self_attn
+    first = torch.arange(attention.num_heads) * (width // attention.num_heads)
+    attention.k_proj.weight[first] = u
+    attention.q_proj.weight[first] = 0
+    attention.q_proj.bias[first] = sharpness
+    torch.nn.init.orthogonal_(attention.v_proj.weight)
+    torch.nn.init.orthogonal_(attention.out_proj.weight)
+
+
+def prototype_codes(prototypes: torch.Tensor, width: int = 128) -> torch.Tensor:
+    """Class prototypes (C, D') of the teacher → codes (C, width - 1): half-whitened principal components.
+
+    Alike glyphs have alike codes and every class is still told apart: the UNet learns a smooth map, and
+    textual inversion searches a space that means something.
+    """
+    unit = torch.nn.functional.normalize(prototypes, dim=-1)
+    left, values, _ = torch.linalg.svd(unit - unit.mean(0), full_matrices=False)
+    codes = (left * values.sqrt())[:, : width - 1]
+    codes = torch.nn.functional.pad(codes, (0, width - 1 - codes.shape[1]))
+    return codes / codes.std()
+
+
+@torch.no_grad()
+def name_classes(model: CLIPTextModel, tokenizer: CLIPTokenizer, names: list[str], codes: torch.Tensor) -> None:
+    """Give each name's token its code (C, width - 1), at right angles to focus's mark direction, which it keeps."""
+    table = model.get_input_embeddings().weight
+    u = torch.nn.functional.normalize(model.encoder.layers[0].self_attn.k_proj.weight[0], dim=0)
+    basis, _ = torch.linalg.qr(torch.randn(len(u), len(u) - 1))
+    placed = codes @ basis.T
+    placed = placed - (placed @ u)[:, None] * u
+    rows = torch.tensor([tokenizer(name, add_special_tokens=False).input_ids[0] for name in names])
+    table[rows] = placed / placed.std() * SPREAD + MARK * u
 
 
 def caption_ids(tokenizer: CLIPTokenizer, names: list[str]) -> torch.Tensor:

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tinyforge.device.spec import InputSpec
+
 from .unet import scheduler
 
 
@@ -76,15 +78,7 @@ def write_teacher(
         "architecture": architecture,
         "kwargs": kwargs,
         "embedding_dim": kwargs.get("embedding_dim"),
-        "input": {
-            "size": [size, size],
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
-            "resize": "bicubic",
-            "crop": "none",
-            "channels": "RGB",
-        },
-        "prototype_scale": 10.0,
+        "input": InputSpec((size, size), resize="bicubic").to_json(),
         **record,
     }
 

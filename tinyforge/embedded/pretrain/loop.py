@@ -27,7 +27,10 @@ LossOf = Callable[[nn.Module, int, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr."""
+    """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr.
+
+    slow: the share of lr that parameters below an attribute named text get.
+    """
 
     steps: int
     lr: float
@@ -37,6 +40,7 @@ class Plan:
     weight_decay: float = 0.01
     ema: float = 0.999
     clip: float = 1.0
+    slow: float = 0.25
     save_every: int = 500
     log_every: int = 50
 
@@ -61,6 +65,18 @@ def _averaged(state: dict[str, Tensor], new: dict[str, Tensor], decay: float) ->
                 value.lerp_(new[name].detach(), 1 - decay)
             else:
                 value.copy_(new[name])
+
+
+def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """AdamW in four groups: matrices decay and vectors don't, the text encoder is slower."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, param in model.named_parameters():
+        groups.setdefault((param.ndim > 1, name.startswith("text.")), []).append(param)
+    settings = [
+        {"params": params, "weight_decay": plan.weight_decay * decays, "share": plan.slow if slow else 1.0}
+        for (decays, slow), params in groups.items()
+    ]
+    return torch.optim.AdamW(settings, lr=plan.lr, betas=(0.9, 0.99))
 
 
 def _flat_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -115,14 +131,7 @@ def train(
     loss_of(model, step, generator) → scalar. on_save(ema weights, step) is called after each checkpoint.
     """
     model.to(device).train()
-    decay, plain = [], []
-    for param in model.parameters():
-        (decay if param.ndim > 1 else plain).append(param)
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=plan.lr,
-        betas=(0.9, 0.99),
-    )
+    optimizer = _optimizer(model, plan)
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
     first = 0
     found = load_checkpoint(checkpoint) if resume else None
@@ -135,7 +144,7 @@ def train(
     began, recent = time.monotonic(), []
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(plan, step)
+            group["lr"] = rate(plan, step) * group["share"]
         loss = loss_of(model, step, generator(plan.seed, step))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

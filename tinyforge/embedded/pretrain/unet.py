@@ -1,4 +1,4 @@
-"""The conditional UNet and its text encoder, trained together on cached latents.
+"""The conditional UNet, trained on cached latents and on what the frozen text encoder says of the captions.
 
 Source: Ho et al. 2020, arXiv 2006.11239 (epsilon prediction); Rombach et al. 2021, arXiv 2112.10752; Hang et al. 2023,
 arXiv 2303.09556 (min-SNR weighting); Ho & Salimans 2022, arXiv 2207.12598 (dropping the prompt for guidance).
@@ -49,20 +49,31 @@ def build(size: int = 8, widths: tuple[int, ...] = (48, 96), text_width: int = 1
 
 
 class Denoiser(nn.Module):
-    """UNet and text encoder as one module: (noisy latents, timesteps, token ids) → predicted noise."""
+    """The UNet as a plain module: (noisy latents, timesteps, contexts (B, L, D)) → predicted noise."""
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
-        self.unet, self.text = unet, text
+        self.unet = unet
 
-    def forward(self, z: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-        return self.unet(z, t, encoder_hidden_states=self.text(ids).last_hidden_state).sample
+    def forward(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        return self.unet(z, t, encoder_hidden_states=context).sample
 
 
-def min_snr(alphas_cumprod: Tensor, gamma: float = 5.0) -> Tensor:
-    """(T,) loss weights min(SNR, gamma) / SNR for epsilon prediction, SNR = a / (1 - a)."""
+@torch.no_grad()
+def contexts(text: CLIPTextModel, ids: Tensor) -> Tensor:
+    """ids (R, templates, L) → what the frozen text encoder says of each, once: (R, templates, L, D)."""
+    states = [text(part).last_hidden_state for part in ids.flatten(0, 1).split(512)]
+    return torch.cat(states).unflatten(0, ids.shape[:2])
+
+
+def min_snr(alphas_cumprod: Tensor, gamma: float = 5.0, most: float = 8.0) -> Tensor:
+    """(T,) loss weights for epsilon prediction, SNR = a / (1 - a): min(SNR, gamma) / SNR above SNR 1.
+
+    Differs: below SNR 1 the weight rises as 1 / SNR up to `most`: there the noise is nearly all of the input, and what
+    is left to predict, the class and the coarse shape, would hardly count.
+    """
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    return snr.clamp(max=gamma) / snr
+    return torch.where(snr > 1, snr.clamp(max=gamma) / snr, (1 / snr).clamp(max=most))
 
 
 def add_noise(z: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
@@ -74,7 +85,7 @@ def add_noise(z: Tensor, noise: Tensor, alphas_cumprod: Tensor) -> Tensor:
 def loss_function(
     latents: Tensor,
     labels: Tensor,
-    ids: Tensor,
+    context: Tensor,
     batch: int,
     device: str = "cpu",
     *,
@@ -83,8 +94,9 @@ def loss_function(
 ) -> Callable[[nn.Module, int, torch.Generator], Tensor]:
     """Weighted noise error, for loop.train.
 
-    latents (M, 4, h, w) scaled; labels (M,); ids (C + 2, templates, L) from captions.caption_ids: drop of the
-    batch gets the empty prompt (last row), generic of it the generic words (the row before).
+    latents (M, 4, h, w) scaled; labels (M,); context (C + 2, templates, L, D) of the rows of
+    captions.caption_ids: drop of the batch gets the empty prompt (last row), generic of it the
+    generic words (the row before).
     """
     alphas = scheduler().alphas_cumprod
     weights = min_snr(alphas)
@@ -93,9 +105,9 @@ def loss_function(
         rows = torch.randint(len(latents), (batch,), generator=gen)
         chance = torch.rand(batch, generator=gen)
         which = torch.where(
-            chance < drop, len(ids) - 1, torch.where(chance < drop + generic, len(ids) - 2, labels[rows])
+            chance < drop, len(context) - 1, torch.where(chance < drop + generic, len(context) - 2, labels[rows])
         )
-        tokens = ids[which, torch.randint(ids.shape[1], (batch,), generator=gen)]
+        tokens = context[which, torch.randint(context.shape[1], (batch,), generator=gen)]
         t = torch.randint(len(alphas), (batch,), generator=gen)
         z = latents[rows].float()
         noise = torch.randn(z.shape, generator=gen)
