@@ -44,7 +44,11 @@ def _embedded_extractor(folder: Path) -> Extractor:
     from tinyforge.embedded.network import load_teacher_network
 
     module, config = load_teacher_network(folder)
-    return as_extractor(module, InputSpec.from_json(config["input"]), str(config.get("name", folder.name)))
+    try:
+        spec = InputSpec.from_json(config["input"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise RecipeError(f"{folder / 'config.json'}: {fault}") from fault
+    return as_extractor(module, spec, str(config.get("name", folder.name)))
 
 
 def _timm_extractor(model: str, file: Path | None, offline: bool) -> Extractor:

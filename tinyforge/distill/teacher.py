@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyforge.distill.augment import STRENGTHS, augment, diff_augment
+from tinyforge.distill.augment import diff_augment
 from tinyforge.distill.extractor import Extractor, load_teacher
 from tinyforge.distill.pixels import pack, to_unit
 from tinyforge.distill.prototypes import (
@@ -36,7 +36,6 @@ from tinyforge.recipe import Teacher as Settings
 __all__ = ["Extractor", "Teacher", "adapt", "agreement", "load_adapted", "load_teacher", "save_teacher"]
 
 STEP_IMAGES = 256  # a fine-tuning step sees at most about so many supports
-PSEUDO_QUERIES = 16  # views per support where every class has one image
 
 
 def fold_of(labels: Tensor, most: int) -> Tensor:
@@ -95,17 +94,23 @@ def adapt(
 
 
 def _search(extractor: Extractor, x: Tensor, y: Tensor, settings: Settings, seed: int) -> tuple[float, dict[str, Any]]:
-    """The lr, and how well each did: by K-fold, or on strong views where no class has a second image."""
+    """The lr, and how well each did on supports held out.
+
+    Where every class has one image there is nothing to hold out, and the smallest lr is taken. Augmented views of the
+    one image cannot stand in: they are classified ever better by a teacher that generalises ever worse (on 'digits'
+    with one image per class, lr 3e-4 raised the accuracy on views from 73 to 98 %, and lowered that on other images
+    from 85 to 82).
+    """
     lrs = sorted(set(settings.fine_tune_lrs)) if settings.fine_tune_steps > 0 else [0.0]
-    if len(lrs) == 1:
-        return lrs[0], {"chosen_by": "only choice", "accuracies": {}}
     folds = fold_of(y.cpu(), settings.folds).to(y.device)
-    held_out = bool((folds >= 0).any())
-    score = _held_out_hits if held_out else _pseudo_hits
-    hits = {lr: score(extractor, x, y, folds, lr, settings, seed) for lr in lrs}
-    how = f"{int(folds.max()) + 1}-fold" if held_out else "augmented views of each class's only image"
+    if len(lrs) == 1:
+        return lrs[0], {"chosen_by": "only choice", "num_held_out": 0, "accuracies": {}}
+    if not bool((folds >= 0).any()):
+        return lrs[0], {"chosen_by": "smallest: one image per class", "num_held_out": 0, "accuracies": {}}
+    hits = {lr: _held_out_hits(extractor, x, y, folds, lr, settings, seed) for lr in lrs}
     accuracies = {f"{lr:g}": float(value.mean()) for lr, value in hits.items()}
-    return choose_lr(hits), {"chosen_by": how, "num_queries": len(hits[lrs[0]]), "accuracies": accuracies}
+    how = {"chosen_by": f"{int(folds.max()) + 1}-fold", "num_held_out": len(hits[lrs[0]]), "accuracies": accuracies}
+    return choose_lr(hits), how
 
 
 def _held_out_hits(
@@ -118,16 +123,6 @@ def _held_out_hits(
         tuned = _fine_tune(extractor, x[kept], y[kept], lr, settings, _generator(seed, f"fold {fold}"))
         hits.append(_hits(tuned, x[kept], y[kept], x[out], y[out], num_classes))
     return np.concatenate(hits)
-
-
-def _pseudo_hits(
-    extractor: Extractor, x: Tensor, y: Tensor, folds: Tensor, lr: float, settings: Settings, seed: int
-) -> np.ndarray:
-    """0/1 per strong view of a support. Optimistic for every lr but 0: the teacher has seen weaker views of it."""
-    tuned = _fine_tune(extractor, x, y, lr, settings, _generator(seed, "pseudo"))
-    views = x.repeat(PSEUDO_QUERIES, 1, 1, 1)
-    views = augment(views, STRENGTHS["strong"], _generator(seed, "views"))
-    return _hits(tuned, x, y, views, y.repeat(PSEUDO_QUERIES), int(y.max()) + 1)
 
 
 @torch.no_grad()
