@@ -57,8 +57,10 @@ def test_weights_are_half_precision_and_finite():
 def test_no_class_is_a_digit():
     lines = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
     assert len(lines) > 500
+    assert len({line.split("\t")[0] for line in lines}) == len(lines)
     for line in lines:
-        name, character = line.split("\t")
+        name, character, parts = line.split("\t")
+        assert parts in {"held out", "teacher", "teacher, backbone"}
         assert name.isascii()
         assert name.isalpha()
         for c in unicodedata.normalize("NFKC", character) if len(character) == 1 else "":

@@ -75,10 +75,18 @@ def train_domain(
     run.teacher()
     vae_state = run.autoencoder()
     run.backbone(vae_state)
-    (out / "classes.txt").write_text(
-        "".join(f"{n}\t{c}\n" for n, c in zip(source.names, source.characters, strict=True)), encoding="utf-8"
-    )
+    (out / "classes.txt").write_text(class_list(source), encoding="utf-8")
     return out
+
+
+def class_list(source: Source) -> str:
+    """One line per class: name, character, and the parts that were trained on it."""
+    known = set(source.frequent())
+    rows = zip(source.names, source.characters, source.weights.tolist(), strict=True)
+    parts = [
+        "held out" if not w else "teacher, backbone" if i in known else "teacher" for i, (_, _, w) in enumerate(rows)
+    ]
+    return "".join(f"{n}\t{c}\t{p}\n" for n, c, p in zip(source.names, source.characters, parts, strict=True))
 
 
 class _Run:

@@ -6,7 +6,9 @@ draws it with any stroke width, so one glyph gives many hands. Legend: B batch, 
 
 from __future__ import annotations
 
+import itertools
 import json
+import string
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +116,14 @@ def build_pool(roots: list[Path], drawings: list[Path], *, per_class: int = 80, 
     return _pool(np.stack(fields), outline, names)
 
 
+def _unused(name: str, taken: list[str]) -> str:
+    """The name, or the name with the first letters that make it new: ideographs share theirs but for the number."""
+    for suffix in itertools.chain([""], map("".join, itertools.product(string.ascii_lowercase, repeat=2))):
+        if name + suffix not in taken:
+            return name + suffix
+    raise ValueError(f"more than 677 characters are named {name!r}")
+
+
 def _pool(fields: np.ndarray, outline: list[bool], chars: list[str], least: int = 2) -> Pool:
     """Number the classes that have at least `least` glyphs; names are unique words."""
     unique, inverse, counts = np.unique(np.array(chars), return_inverse=True, return_counts=True)
@@ -123,8 +133,7 @@ def _pool(fields: np.ndarray, outline: list[bool], chars: list[str], least: int 
     rows = np.flatnonzero(number[inverse] >= 0)
     names: list[str] = []
     for char in unique[kept]:
-        name = class_name(str(char))
-        names.append(name if name not in names else name + "x" * names.count(name) + chr(97 + len(names) % 26))
+        names.append(_unused(class_name(str(char)), names))
     return Pool(
         torch.from_numpy(fields[rows]),
         torch.tensor(outline)[rows],
