@@ -81,6 +81,7 @@ class Teacher(Section):
     name: str = Field("auto", description="'auto', 'glyphs', 'timm:<model>', or a folder / checkpoint file.")
     fine_tune_lrs: list[Annotated[float, Field(ge=0.0)]] = Field([0.0, 1e-4, 1e-3, 1e-2], min_length=1)
     fine_tune_steps: int = Field(50, ge=0)
+    folds: Annotated[int, Field(ge=2)] = Field(5, description="At most so many folds when a learning rate is chosen on the supports.")
     scale: Positive = Field(10.0, description="logits = scale * cosine(feature, prototype)")
 
 
@@ -106,6 +107,9 @@ class Distill(Section):
     ema_decay: Unit = Field(0.98, description="0 switches the weight average off.")
     augment: Literal["none", "light", "strong"] = "strong"
     flip: bool = Field(False, description="Mirror images left-right; wrong for writing.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of the student's training; auto: bfloat16 where the processor has it."
+    )
     unlabelled: str | None = Field(None, description="A folder of further images without labels, labelled by the teacher.")
 
 
@@ -150,3 +154,9 @@ class Recipe(Section):
 def schema() -> dict[str, Any]:
     """The JSON schema of a recipe file."""
     return Recipe.model_json_schema()
+
+
+def with_defaults(section: Section, defaults: dict[str, Any]) -> Section:
+    """``section`` with every key that its author left out taken from ``defaults``; validated again."""
+    written = section.model_dump(include=section.model_fields_set)
+    return type(section).model_validate({**defaults, **written})

@@ -36,8 +36,8 @@ STRENGTHS = {
     "none": Strength(),
     "light": Strength(rotate=8, scale=0.08, shift=0.06, brightness=0.1, contrast=0.1),
     "strong": Strength(
-        rotate=15, scale=0.15, shear=0.15, shift=0.1, elastic=0.03,
-        brightness=0.2, contrast=0.3, saturation=0.3, blur=0.3, cutout=0.3,
+        rotate=20, scale=0.2, shear=0.2, shift=0.1, elastic=0.06,
+        brightness=0.35, contrast=0.6, saturation=0.3, blur=0.5, cutout=0.3,
     ),
 }  # fmt: skip
 

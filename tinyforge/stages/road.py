@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyforge import embedded
-from tinyforge.errors import MissingError
+from tinyforge.errors import MissingError, RecipeError
 from tinyforge.images import content_hash
 from tinyforge.recipe import Recipe, with_defaults
 from tinyforge.stages.inputs import Inputs, gather
@@ -119,7 +119,7 @@ def start(job: Job) -> Road:
     inputs = gather(job.recipe.data, job.recipe.distill.unlabelled, job.recipe.seed)
     backbone = Choice(*choose_backbone(job.recipe.backbone.name, domain_folder=embedded.path("glyphs", "backbone"), offline=job.offline))
     teacher = choose_teacher(job.recipe.teacher.name)
-    road = Road(replace(job, recipe=complete(job.recipe, backbone.source)), inputs, backbone, teacher)
+    road = Road(replace(job, recipe=complete(job.recipe, backbone.source, teacher.source)), inputs, backbone, teacher)
     for note in (*inputs.notes, f"backbone: {backbone.source} ({backbone.reason})", f"teacher: {teacher.source} ({teacher.reason})"):
         job.log(note)
     for warning in inputs.warnings:
@@ -145,10 +145,16 @@ def choose_teacher(name: str) -> Choice:
     return Choice(DINO, "a GPU is here and the weights are in the hub cache")
 
 
-def complete(recipe: Recipe, backbone_source: str) -> Recipe:
-    """Fill what the recipe left open in [invert], [synthesize] and [distill] from the backbone folder's ``tinyforge.json``, if it has one."""
-    own = Path(backbone_source) / "tinyforge.json"
-    defaults = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    sections = ("invert", "synthesize", "distill")
-    filled = {name: with_defaults(getattr(recipe, name), defaults.get(name, {})) for name in sections}
-    return recipe.model_copy(update=filled)
+def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:
+    """Fill what the recipe left open from the ``tinyforge.json`` of the backbone's folder ([invert], [synthesize], [distill]) and of the
+    teacher's ([teacher]), where there is one: {section: {key: value}}.
+    """
+    for file in (Path(source) / "tinyforge.json" for source in (backbone, teacher)):
+        if file.is_file():
+            try:
+                own = json.loads(file.read_text(encoding="utf-8"))
+                filled = {name: with_defaults(getattr(recipe, name), values) for name, values in own.items()}
+            except (AttributeError, TypeError, ValueError) as fault:
+                raise RecipeError(f"{file}: {fault}; it must hold {{section: {{key: value}}}} of a recipe") from fault
+            recipe = recipe.model_copy(update=filled)
+    return recipe

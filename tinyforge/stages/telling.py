@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyforge.device.machine import describe_machine
 from tinyforge.device.preprocess import decode
 from tinyforge.loading import recipe_toml
 from tinyforge.stages.road import Road
@@ -85,6 +86,7 @@ def provenance(road: Road) -> dict[str, dict[str, Any]]:
         },
         "synthetic": {"shipped_student": distilled["shipped"], "agreement": distilled["agreement"]},
         "stages": {name: one.key for name, one in road.done.items()},
+        "machine": describe_machine(),
         "versions": {name: version(name) for name in LIBRARIES},
     }  # fmt: skip
 
