@@ -11,7 +11,7 @@ pytest.importorskip("scipy")
 
 from PIL import ImageFont  # noqa: E402
 
-from tinyforge.embedded.pretrain import autoencoder, captions, fonts, glyphs, loop, omniglot, teacher, unet  # noqa: E402
+from tinyforge.embedded.pretrain import autoencoder, captions, export, fonts, glyphs, loop, omniglot, teacher, unet  # noqa: E402
 from tinyforge.embedded.pretrain.source import glyph_source  # noqa: E402
 
 LETTERS = "ABCEHKRSTXYZ"
@@ -106,6 +106,8 @@ def test_every_name_is_one_token(tmp_path):
     tokenizer = captions.train_tokenizer(names, tmp_path)
     for word in [*names, *captions.GENERIC, "photo"]:
         assert len(tokenizer(word).input_ids) == 3, word
+    again = captions.train_tokenizer(names[::-1], tmp_path / "again")
+    assert again.get_vocab() == tokenizer.get_vocab()
     ids = captions.caption_ids(tokenizer, names)
     assert ids.shape == (5, len(captions.TEMPLATES), captions.LENGTH)
     assert tokenizer.unk_token_id not in tokenizer("quixotic Zebra 7?!").input_ids[1:-1]
@@ -214,3 +216,11 @@ def test_two_steps_of_everything_export_a_usable_folder(pool, tmp_path):
     network, config = load_teacher_network(out / "teacher")
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, config["embedding_dim"])
     assert (out / "classes.txt").read_text().startswith("lettera\tA\tteacher\n")
+
+
+def test_replacing_a_folder_keeps_its_settings(tmp_path):
+    folder = tmp_path / "teacher"
+    export.replace(folder, lambda place: (place / "old").write_text("old"))
+    (folder / "tinyforge.json").write_text("{}")
+    export.replace(folder, lambda place: (place / "new").write_text("new"))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["new", "teacher", "tinyforge.json"]

@@ -121,3 +121,27 @@ def test_teacher_loads_and_gives_finite_features():
     assert torch.allclose(features.norm(dim=-1), torch.ones(4), atol=1e-4)
     assert not network.training
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_a_name_brings_its_own_character():
+    """Token ids and embedding rows belong together: a K drawn by name crosses the middle, a C does not."""
+    diffusers = pytest.importorskip("diffusers")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+        embedded.path("glyphs", "backbone"), safety_checker=None, dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    letters = {"latincapitalletterk": None, "latincapitalletterc": None}
+    for name in letters:
+        letters[name] = pipeline(
+            [f"a photo of an {name}"] * 8,
+            num_inference_steps=8,
+            guidance_scale=3.0,
+            height=32,
+            width=32,
+            output_type="np",
+            generator=torch.Generator().manual_seed(1),
+        ).images.mean(-1)
+    k, c = (abs(x - x[:, :1, :1]) for x in letters.values())
+    right, middle = (slice(None), slice(12, 20), slice(20, 30)), (slice(None), slice(12, 20), slice(10, 22))
+    assert c[right].mean() < c.mean(), "a C is open to the right"
+    assert k[middle].mean() > c[middle].mean(), "a K crosses the middle, a C does not"

@@ -5,7 +5,9 @@ Every class name is one word and one token, so that a single learned vector can 
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -44,19 +46,8 @@ SPREAD, MARK = 0.2, 1.5
 
 def train_tokenizer(names: list[str], folder: Path) -> CLIPTokenizer:
     """Byte-pair merges learned until each name and each of WORDS is a single token; vocab.json and merges.txt."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-
     folder.mkdir(parents=True, exist_ok=True)
-    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", fuse_unk=False))
-    raw.normalizer = normalizers.Lowercase()
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    words = sorted(set(WORDS) | set(GENERIC) | set(names))
-    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False, initial_alphabet=letters
-    )
-    raw.train_from_iterator(words, trainer)
-    merges = [tuple(pair) for pair in json.loads(raw.to_str())["model"]["merges"]]
+    merges = byte_pairs(sorted(set(WORDS) | set(GENERIC) | set(names)))
     alphabet = _byte_letters()
     tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(pair) for pair in merges]
     tokens = [*list(dict.fromkeys(tokens)), "<|startoftext|>", "<|endoftext|>"]
@@ -65,6 +56,34 @@ def train_tokenizer(names: list[str], folder: Path) -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def byte_pairs(words: list[str]) -> list[tuple[str, str]]:
+    """The merges, most frequent pair first, that make every word one token. Source: Sennrich et al. 2015, 1508.07909.
+
+    Ties go to the alphabetically first pair: the same words give the same token ids on every run, which library
+    trainers don't promise.
+    """
+    pieces = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    merges = []
+    while counts := Counter(pair for piece in pieces for pair in itertools.pairwise(piece)):
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        pieces = [_joined(piece, best) for piece in pieces]
+    return merges
+
+
+def _joined(piece: list[str], pair: tuple[str, str]) -> list[str]:
+    """The piece with each occurrence of the pair, from the left, made one symbol."""
+    if pair[0] not in piece:
+        return piece
+    out: list[str] = []
+    for symbol in piece:
+        if out and out[-1] == pair[0] and symbol == pair[1]:
+            out[-1] += symbol
+        else:
+            out.append(symbol)
+    return out
 
 
 def _byte_letters() -> list[str]:

@@ -17,6 +17,8 @@ from tinyforge.device.spec import InputSpec
 
 from .unet import scheduler
 
+SETTINGS = "tinyforge.json"
+
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries of a state dict under a prefix, without it."""
@@ -24,12 +26,17 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def replace(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Write a folder beside its place, then swap: readers see the old or the new one, whole."""
+    """Write a folder beside its place, then swap: readers see the old or the new one, whole.
+
+    Recipe settings that came with the old one (tinyforge.json, written by hand) are kept.
+    """
     partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     for stale in (partial, old):
         shutil.rmtree(stale, ignore_errors=True)
     partial.mkdir(parents=True)
     write(partial)
+    if (folder / SETTINGS).is_file():
+        shutil.copy(folder / SETTINGS, partial / SETTINGS)
     for file in partial.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
     if folder.exists():
