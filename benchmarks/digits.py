@@ -2,8 +2,10 @@
 
     python benchmarks/digits.py --seeds 0-9 --shots 1 5 --alphas 0.2 0.4 0.6 --out results/digits
 
-One JSON per (seed, shots) with raw predictions' counts; a run that was interrupted goes on where it stopped. The table compares each row
-with the student on the supports alone (hard labels), paired by seed: mean difference with its 95 % t-interval over the seeds.
+One JSON per (seed, shots) with raw predictions' counts; a run that was interrupted goes on where it stopped. The table
+compares each row
+with the student on the supports alone (hard labels), paired by seed: mean difference with its 95 % t-interval over the
+seeds.
 """
 
 import argparse
@@ -26,7 +28,9 @@ def share(answers: dict[str, list[Any]]) -> float:
     return sum(hits) / len(hits)
 
 
-def measure(recipe_name: str, seed: int, shots: int, alphas: list[float], out: Path, overrides: list[str]) -> dict[str, Any]:
+def measure(
+    recipe_name: str, seed: int, shots: int, alphas: list[float], out: Path, overrides: list[str]
+) -> dict[str, Any]:
     """Accuracy of every method for one draw of supports: {'n', 'accuracy': {method: share}, 'seconds', 'teacher'}."""
     settings = [f"seed={seed}", f"data.shots={shots}", *overrides]
     road = built(recipe_name, settings, out, "compress")
@@ -77,7 +81,9 @@ def summary(runs: list[dict[str, Any]]) -> str:
         rows = [[name, *row(chosen, name)] for name in sorted(names)]
         seeds = ", ".join(str(run["seed"]) for run in chosen)
         head = ["method", "accuracy %", "95 % interval", f"minus {REFERENCE}", "95 % interval"]
-        parts.append(f"{shots} shot(s), seeds {seeds}, n = {sum(run['n'] for run in chosen)} answers\n{table(head, rows)}")
+        parts.append(
+            f"{shots} shot(s), seeds {seeds}, n = {sum(run['n'] for run in chosen)} answers\n{table(head, rows)}"
+        )
     return "\n\n".join(parts)
 
 

@@ -1,6 +1,6 @@
 """The README's picture: per class two supports, their reconstructions, and one support's synthetic images over alpha.
 
-    python benchmarks/picture.py --recipe raspi --out forge --to docs/grid.png
+python benchmarks/picture.py --recipe raspi --out forge --to docs/grid.png
 """
 
 import argparse
@@ -41,7 +41,8 @@ def main() -> None:
     road = start(Job(recipe, load_target(recipe.target), options.out))
     advance(road, "synthesize")
     columns = [
-        [*row.supports[:SHOWN], *row.reconstructions[:SHOWN], *(images[0] for images in row.synthetic)] for row in pictures(road)
+        [*row.supports[:SHOWN], *row.reconstructions[:SHOWN], *(images[0] for images in row.synthetic)]
+        for row in pictures(road)
     ]
     Image.fromarray(grid(columns)).save(options.to, optimize=True)
 

@@ -11,7 +11,8 @@
     ├── MissingError          3  a dependency, a model or weights are not here
     └── DeviceError           4  the device cannot be reached or used
 
-``tinyforge.device`` travels without this package; its ``BundleFault`` and ``DecodeFault`` are mapped to these by the callers.
+``tinyforge.device`` travels without this package; its ``BundleFault`` and ``DecodeFault`` are mapped to these by the
+callers.
 """
 
 

@@ -21,17 +21,27 @@ class Section(BaseModel):
 class Data(Section):
     """Which images. ``--data`` and ``--test`` on the command line take precedence over ``path`` and ``test``."""
 
-    path: str | None = Field(None, description="Folder of class folders, a CSV (path,label), or the sample task 'digits'.")
+    path: str | None = Field(
+        None, description="Folder of class folders, a CSV (path,label), or the sample task 'digits'."
+    )
     test: str | None = Field(None, description="A second folder or CSV with test images of the same classes.")
     classes: list[str] | None = Field(None, description="Explicit class order; default: sorted names.")
-    shots: Count | None = Field(None, description="Seeded supports per class; the rest becomes the test set. Null: see holdout.")
-    holdout: Unit = Field(0.2, description="Share held out per class for testing when there is no test folder and no shots.")
-    min_holdout: Count = Field(10, description="Hold out only when every class then has at least this many test images.")
+    shots: Count | None = Field(
+        None, description="Seeded supports per class; the rest becomes the test set. Null: see holdout."
+    )
+    holdout: Unit = Field(
+        0.2, description="Share held out per class for testing when there is no test folder and no shots."
+    )
+    min_holdout: Count = Field(
+        10, description="Hold out only when every class then has at least this many test images."
+    )
     max_pixels: Count = Field(100_000_000, description="A larger image is refused as a decompression bomb.")
 
 
 class Backbone(Section):
-    """The latent diffusion model. 'auto' picks Stable Diffusion 1.5 on a GPU host that has it, else the embedded one."""
+    """The latent diffusion model. 'auto' picks Stable Diffusion 1.5 on a GPU host that has it, else the embedded
+    one.
+    """
 
     name: str = Field("auto", description="'auto', 'glyphs', 'sd15', a hub name, or a diffusers folder.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -40,7 +50,9 @@ class Backbone(Section):
 
 
 class Invert(Section):
-    """TINT's inversions. The paper's values (Landolsi & Kahl 2024): 5000 TI steps of batch 1 at 1e-3, 25 DDIM steps, guidance 7.5."""
+    """TINT's inversions. The paper's values (Landolsi & Kahl 2024): 5000 TI steps of batch 1 at 1e-3, 25 DDIM steps,
+    guidance 7.5.
+    """
 
     prompt: str = Field("A photo of an {}", description="'{}' is where the learned token goes.")
     initializer: str = Field("object", description="The word a new token starts from.")
@@ -56,7 +68,9 @@ class Invert(Section):
     nti_inner_steps: int = Field(10, ge=0)
     nti_lr: Positive = 1e-2
     nti_tolerance: float = Field(1e-5, ge=0.0, description="Stop the inner steps of an image at this MSE.")
-    upscale: str | None = Field(None, description="A super-resolution checkpoint (HAT, loaded by spandrel) for small supports.")
+    upscale: str | None = Field(
+        None, description="A super-resolution checkpoint (HAT, loaded by spandrel) for small supports."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Invert":
@@ -72,7 +86,9 @@ class Synthesize(Section):
 
     images_per_class: int = Field(100, ge=0)
     alphas: list[Unit] = Field([1.0], min_length=1, description="Images are dealt evenly to these blends.")
-    preview_alphas: list[Unit] = Field([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], description="Columns of the report's picture grid.")
+    preview_alphas: list[Unit] = Field(
+        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], description="Columns of the report's picture grid."
+    )
 
 
 class Teacher(Section):
@@ -81,7 +97,9 @@ class Teacher(Section):
     name: str = Field("auto", description="'auto', 'glyphs', 'timm:<model>', or a folder / checkpoint file.")
     fine_tune_lrs: list[Annotated[float, Field(ge=0.0)]] = Field([0.0, 1e-4, 1e-3, 1e-2], min_length=1)
     fine_tune_steps: int = Field(50, ge=0)
-    folds: Annotated[int, Field(ge=2)] = Field(5, description="At most so many folds when a learning rate is chosen on the supports.")
+    folds: Annotated[int, Field(ge=2)] = Field(
+        5, description="At most so many folds when a learning rate is chosen on the supports."
+    )
     scale: Positive = Field(10.0, description="logits = scale * cosine(feature, prototype)")
 
 
@@ -96,11 +114,15 @@ class Distill(Section):
     labels: Literal["class", "teacher"] = Field("teacher", description="Targets of synthetic images.")
     hard_label_share: Unit = Field(0.5, description="Weight of the class label beside the teacher's soft label.")
     temperature: Positive = 4.0
-    min_agreement: Unit = Field(0.0, description="Drop synthetic images whose class gets less teacher probability than this.")
+    min_agreement: Unit = Field(
+        0.0, description="Drop synthetic images whose class gets less teacher probability than this."
+    )
     epochs: Count = 60
     steps_per_epoch: Count = Field(20, description="Fixed, so that every student of a build sees equally many batches.")
     batch_size: Count = 64
-    support_share: Unit = Field(0.5, description="Share of each batch drawn from the supports when there are synthetic images.")
+    support_share: Unit = Field(
+        0.5, description="Share of each batch drawn from the supports when there are synthetic images."
+    )
     lr: Positive = 0.05
     momentum: Unit = 0.9
     weight_decay: float = Field(5e-4, ge=0.0)
@@ -110,7 +132,9 @@ class Distill(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Arithmetic of the student's training; auto: bfloat16 where the processor has it."
     )
-    unlabelled: str | None = Field(None, description="A folder of further images without labels, labelled by the teacher.")
+    unlabelled: str | None = Field(
+        None, description="A folder of further images without labels, labelled by the teacher."
+    )
 
 
 class Compress(Section):
@@ -129,7 +153,9 @@ class Bench(Section):
     """How latency is measured on this machine."""
 
     seconds: Positive = Field(1.0, description="At least this long per model ...")
-    min_runs: Annotated[int, Field(ge=64)] = Field(662, description="... and at least this often: 64 for a p90, 662 for a p99.")
+    min_runs: Annotated[int, Field(ge=64)] = Field(
+        662, description="... and at least this often: 64 for a p90, 662 for a p99."
+    )
     warmup: Count = 20
 
 

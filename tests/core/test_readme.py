@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", ['pip install ".[host]" && tinyforge build --recipe raspi', 'pip install ".[host,test]" && pytest'])
+@pytest.mark.parametrize(
+    "line", ['pip install ".[host]" && tinyforge build --recipe raspi', 'pip install ".[host,test]" && pytest']
+)
 def test_the_two_commands_stand_alone_on_a_line(line):
     assert line in README.splitlines()
 
@@ -26,7 +28,10 @@ def test_ci_runs_the_readme_test_command():
 def test_every_command_is_described_in_its_own_words():
     rows = dict(re.findall(r"^\| `tinyforge (\w+)` \| (.+) \|$", README, re.MULTILINE))
     context = click.Context(program)
-    told = {name: program.get_command(context, name).get_short_help_str(limit=200) for name in program.list_commands(context)}
+    told = {
+        name: program.get_command(context, name).get_short_help_str(limit=200)
+        for name in program.list_commands(context)
+    }
     assert rows == told
 
 

@@ -1,4 +1,6 @@
-"""A whole build that takes seconds: a tiny random Stable Diffusion, a tiny random teacher, two classes of drawn images."""
+"""A whole build that takes seconds: a tiny random Stable Diffusion, a tiny random teacher, two classes of drawn
+images.
+"""
 
 import json
 from pathlib import Path
@@ -46,6 +48,8 @@ def forge_inputs(tmp_path_factory):
     save_file(GlyphNet(**kwargs).state_dict(), root / "teacher" / "model.safetensors")
     config = {"architecture": "embedded:GlyphNet", "kwargs": kwargs, "input": {"size": [16, 16]}}
     (root / "teacher" / "config.json").write_text(json.dumps(config))
-    overrides = [f"{section}.{key}={json.dumps(value)}" for section, keys in TINY.items() for key, value in keys.items()]
+    overrides = [
+        f"{section}.{key}={json.dumps(value)}" for section, keys in TINY.items() for key, value in keys.items()
+    ]
     overrides += [f'backbone.name="{root / "backbone"}"', f'teacher.name="{root / "teacher"}"']
     return draw(root / "images", 3, 0), draw(root / "test", 8, 1), overrides

@@ -37,7 +37,9 @@ def test_a_build_leaves_a_bundle_that_verifies(built):
     _, _, result = built
     assert verify_bundle(result["bundle"]).ok
     assert {"support-hard", "support-kd", "tint-teacher", "teacher", "onnx-fp32", "onnx-int8"} <= set(result["scores"])
-    assert all(score["n"] == 16 and score["low"] <= score["accuracy"] <= score["high"] for score in result["scores"].values())
+    assert all(
+        score["n"] == 16 and score["low"] <= score["accuracy"] <= score["high"] for score in result["scores"].values()
+    )
     assert result["chosen"].startswith("onnx")  # the Pi's recipe; OpenVINO models are measured, not eligible
 
 
@@ -50,7 +52,9 @@ def test_a_second_build_makes_no_stage_again(built):
     lines = []
     forge(recipe, load_target(recipe.target), out, until="compress", log=told(lines))
     assert sum("was done before" in line for line in lines) == len(STAGES) - 1
-    assert [stage["state"] for stage in dry_run(recipe, load_target(recipe.target), out, log=told([]))[:-1]] == ["done"] * 4
+    assert [stage["state"] for stage in dry_run(recipe, load_target(recipe.target), out, log=told([]))[:-1]] == [
+        "done"
+    ] * 4
 
 
 def test_more_images_do_not_invert_again_and_keep_the_first(built, forge_inputs):
@@ -63,8 +67,10 @@ def test_more_images_do_not_invert_again_and_keep_the_first(built, forge_inputs)
 
 
 def test_other_test_images_do_not_change_what_is_learned_before_them(built, forge_inputs):
-    recipe, out, result = built
-    plan = dry_run(recipe_for(forge_inputs, 'data.test="' + str(forge_inputs[0]) + '"'), load_target("raspi4"), out, log=told([]))
+    _, out, _ = built
+    plan = dry_run(
+        recipe_for(forge_inputs, 'data.test="' + str(forge_inputs[0]) + '"'), load_target("raspi4"), out, log=told([])
+    )
     assert [stage["state"] for stage in plan[:2]] == ["done", "done"]
 
 
@@ -87,11 +93,29 @@ def test_synthetic_images_of_small_supports_have_their_size(built):
 
 def command(inputs, out, *more):
     images, test, overrides = inputs
-    words = [sys.executable, "-m", "tinyforge", "compress", "--recipe", "smoke", "--data", str(images), "--test", str(test), "--out", str(out)]
+    words = [
+        sys.executable,
+        "-m",
+        "tinyforge",
+        "compress",
+        "--recipe",
+        "smoke",
+        "--data",
+        str(images),
+        "--test",
+        str(test),
+        "--out",
+        str(out),
+    ]
     return [*words, *(word for override in overrides for word in ("-o", override)), *more]
 
 
-MARKS = {"invert": "supports/0000.safetensors", "synthesize": "images/*/*.png", "distill": "students/support-hard/*", "compress": "models/*"}
+MARKS = {
+    "invert": "supports/0000.safetensors",
+    "synthesize": "images/*/*.png",
+    "distill": "students/support-hard/*",
+    "compress": "models/*",
+}
 
 
 def kill_in(stage, words, out):

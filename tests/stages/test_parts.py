@@ -12,7 +12,11 @@ from tinyforge.stages.synthesize import plan
 from tinyforge.stages.telling import confusion
 
 
-@given(st.integers(1, 4), st.integers(0, 30), st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]), min_size=1, max_size=4, unique=True))
+@given(
+    st.integers(1, 4),
+    st.integers(0, 30),
+    st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]), min_size=1, max_size=4, unique=True),
+)
 def test_a_plan_deals_supports_and_alphas_evenly(shots, images_per_class, alphas):
     labels = np.repeat(np.arange(3), shots)
     made = plan(labels, 3, images_per_class, alphas)

@@ -1,7 +1,9 @@
 """The five stages and ``forge()``: the pipeline on one screen.
 
-Stages meet only through folders on disk (``store.py``): a stage that is done is not made again, and inside a stage the unit of
-resumption is a file. What a stage's key depends on is exactly what its ``settings`` returns, and the keys of the stages it needs.
+Stages meet only through folders on disk (``store.py``): a stage that is done is not made again, and inside a stage the
+unit of
+resumption is a file. What a stage's key depends on is exactly what its ``settings`` returns, and the keys of the stages
+it needs.
 """
 
 import time
@@ -53,7 +55,9 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
 
 
 def advance(road: Road, until: str) -> None:
-    """Run the cached stages up to and with ``until``, or all of them for 'bench'; ``road.done`` then holds their folders."""
+    """Run the cached stages up to and with ``until``, or all of them for 'bench'; ``road.done`` then holds their
+    folders.
+    """
     for stage in CACHED[: STAGES.index(until) + 1]:
         _run(road, stage)
         if stage.name == "invert":
@@ -61,7 +65,9 @@ def advance(road: Road, until: str) -> None:
 
 
 def dry_run(recipe: Recipe, target: Target, out: Path, **how: Any) -> list[dict[str, Any]]:
-    """What ``forge`` would do, without doing it: each stage with its key, its folder and whether that is done, partial or missing."""
+    """What ``forge`` would do, without doing it: each stage with its key, its folder and whether that is done,
+    partial or missing.
+    """
     road = start(Job(recipe, target, Path(out), **how))
     store, plan = _store(road), []
     for stage in CACHED:

@@ -20,7 +20,9 @@ GOLDEN_IMAGES = 8
 
 
 def run(road: Road) -> dict[str, Any]:
-    """The bundle's folder, the chosen model, scores, and what was measured of every model. Raises GateError when none can ship."""
+    """The bundle's folder, the chosen model, scores, and what was measured of every model. Raises GateError when none
+    can ship.
+    """
     from tinyforge.compress.bundle import Contents, write_bundle
     from tinyforge.compress.selection import Contender, choose_variant
     from tinyforge.compress.variants import REFERENCE, Variant
@@ -30,27 +32,42 @@ def run(road: Road) -> dict[str, Any]:
     made = [Variant.from_json(one) for one in compressed["variants"]]
     spec = InputSpec.from_json(road.done["distill"].json("distill.json")["input"])
     golden = golden_images(road)
-    latency = {one.name: measure(road, models / one.files[0], one.runtime, spec, golden) for one in made if not one.failure}
+    latency = {
+        one.name: measure(road, models / one.files[0], one.runtime, spec, golden) for one in made if not one.failure
+    }
     answers = raw_predictions(road)
     scores = {method: score(correct(one), len(one["labels"])) for method, one in answers.items()}
     reasons = {one["name"]: one["reason"] for one in compressed["verdicts"]}
     contenders = [
         Contender(
-            one.name, one.model_bytes, latency[one.name]["p50_ms"] if one.name in latency else None,
-            scores[one.name]["accuracy"] if one.name in scores else None, reasons[one.name],
+            one.name,
+            one.model_bytes,
+            latency[one.name]["p50_ms"] if one.name in latency else None,
+            scores[one.name]["accuracy"] if one.name in scores else None,
+            reasons[one.name],
         )
         for one in made
-    ]  # fmt: skip
+    ]
     chosen, table = choose_variant(contenders, job.target.models)
     left_out = {one.name for one in made} - {chosen, REFERENCE}
     contents = Contents(
-        name=road.recipe.name, target=job.target.name, classes=road.inputs.support.classes, spec=spec, threads=job.target.threads,
-        chosen=chosen, models=models, made=made, golden_images=golden, recipe_lock=recipe_toml(road.recipe),
+        name=road.recipe.name,
+        target=job.target.name,
+        classes=road.inputs.support.classes,
+        spec=spec,
+        threads=job.target.threads,
+        chosen=chosen,
+        models=models,
+        made=made,
+        golden_images=golden,
+        recipe_lock=recipe_toml(road.recipe),
         report_html=report(road, scores, answers, latency, table, chosen),
         predictions={method: one for method, one in answers.items() if method not in left_out},
         latency={name: one for name, one in latency.items() if name not in left_out},
-        provenance=provenance(road), licences=licences(road), notes=notes(road),
-    )  # fmt: skip
+        provenance=provenance(road),
+        licences=licences(road),
+        notes=notes(road),
+    )
     folder = write_bundle(road.bundle_path, contents, overwrite=job.overwrite)
     road.seconds["bench"] = round(time.monotonic() - started, 2)
     job.log(f"bench: done in {road.seconds['bench']:.1f} s; bundle: {folder}")
@@ -64,7 +81,9 @@ def run(road: Road) -> dict[str, Any]:
 
 
 def golden_images(road: Road) -> dict[str, bytes]:
-    """A few real images, from as many classes as there is room for: supports, as PNG of the pixels that were decoded."""
+    """A few real images, from as many classes as there is room for: supports, as PNG of the pixels that were
+    decoded.
+    """
     support = road.inputs.support
     first = {int(label): index for index, label in reversed(list(enumerate(support.labels)))}
     chosen = [first[label] for label in sorted(first)][:GOLDEN_IMAGES]
@@ -80,7 +99,14 @@ def measure(road: Road, model: Path, runtime: str, spec: InputSpec, images: Mapp
         for path, encoded in zip(paths, images.values(), strict=True):
             path.write_bytes(encoded)
         return bench_model(
-            model, runtime, road.job.target.threads, paths, spec, seconds=wanted.seconds, min_runs=wanted.min_runs, warmup=wanted.warmup
+            model,
+            runtime,
+            road.job.target.threads,
+            paths,
+            spec,
+            seconds=wanted.seconds,
+            min_runs=wanted.min_runs,
+            warmup=wanted.warmup,
         )
 
 

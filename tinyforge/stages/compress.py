@@ -37,12 +37,22 @@ def work(road: Road, partial: Partial) -> None:
     supports = prepared(support.rgb, spec)
     calibration = Calibration(calibration_inputs(road, spec, supports), supports)
     folder = partial.path / "models"
-    made = make_variants(student, spec, support.classes, folder, wanted, calibration, name=road.recipe.name, opset=target.opset)
+    made = make_variants(
+        student, spec, support.classes, folder, wanted, calibration, name=road.recipe.name, opset=target.opset
+    )
     images = supports if test is None else prepared(test.rgb, spec)
     expected = torch_logits(student, images)
     verdicts = []
     for variant in made:
-        verdict = judge(variant, folder, expected, images, wanted, labels=None if test is None else test.labels, threads=target.threads)
+        verdict = judge(
+            variant,
+            folder,
+            expected,
+            images,
+            wanted,
+            labels=None if test is None else test.labels,
+            threads=target.threads,
+        )
         verdicts.append(verdict)
         if test is not None and verdict.logits is not None:
             partial.write_json(f"predictions/{variant.name}.json", predictions(test, verdict.logits))

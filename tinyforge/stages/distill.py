@@ -5,7 +5,8 @@
     teacher/                                   the adapted teacher
     students/<method>/student.safetensors      the student that ships, and its baselines
     predictions/<method>.json                  answers on the test set, the teacher's too
-    distill.json                               the student that ships, its input, the filter's counts, training histories
+    distill.json                               the student that ships, its input, the filter's counts, training
+    histories
 """
 
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ class Classroom:
     def spec(self) -> InputSpec:
         from tinyforge.distill.students import default_spec
 
-        return default_spec(self.road.recipe.distill.student, input_size(self.road.recipe.distill, self.road.inputs.support))
+        return default_spec(
+            self.road.recipe.distill.student, input_size(self.road.recipe.distill, self.road.inputs.support)
+        )
 
     @cached_property
     def agreement(self) -> Any:
@@ -69,7 +72,9 @@ class Classroom:
 
     @cached_property
     def data(self) -> Any:
-        """The training set: supports first, then the synthetic images that the filter kept, then those without a label."""
+        """The training set: supports first, then the synthetic images that the filter kept, then those without a
+        label.
+        """
         from tinyforge.distill.pixels import pack
         from tinyforge.distill.train import training_set
 
@@ -81,10 +86,16 @@ class Classroom:
         )  # fmt: skip
 
     def train(self, method: str, checkpoint: Path | None = None) -> Any:
-        """The student of one method, from the same start, with the same batches, views and number of steps as any other."""
+        """The student of one method, from the same start, with the same batches, views and number of steps as any
+        other.
+        """
         from tinyforge.distill.train import methods, seeded_student, train_student
 
-        wanted, seed, num_classes = self.road.recipe.distill, self.road.recipe.seed, len(self.road.inputs.support.classes)
+        wanted, seed, num_classes = (
+            self.road.recipe.distill,
+            self.road.recipe.seed,
+            len(self.road.inputs.support.classes),
+        )
         chosen = {one.name: one for one in methods(wanted)}[method]
         student = seeded_student(wanted, num_classes, self.spec.size[0], seed, offline=self.road.job.offline)
         return train_student(
@@ -132,7 +143,9 @@ def adapted_teacher(road: Road, folder: Path) -> Any:
 
     if not (folder / "teacher.json").is_file():
         support = road.inputs.support
-        teacher = adapt(road.extractor, support.rgb, support.labels, road.recipe.teacher, seed=road.recipe.seed, device=road.device)
+        teacher = adapt(
+            road.extractor, support.rgb, support.labels, road.recipe.teacher, seed=road.recipe.seed, device=road.device
+        )
         save_teacher(teacher, folder)
     return load_adapted(folder, road.extractor).to(road.device)
 

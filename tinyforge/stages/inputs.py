@@ -9,7 +9,15 @@ import numpy as np
 
 from tinyforge.device.preprocess import DecodeFault, decode
 from tinyforge.errors import DataError
-from tinyforge.images import EXTENSIONS, ImageSet, exact_duplicates, holdout_split, k_shot_split, near_duplicates, read_images
+from tinyforge.images import (
+    EXTENSIONS,
+    ImageSet,
+    exact_duplicates,
+    holdout_split,
+    k_shot_split,
+    near_duplicates,
+    read_images,
+)
 from tinyforge.recipe import Data, Distill
 
 SAMPLE_TASK = "digits"
@@ -19,7 +27,8 @@ SAMPLE_SHOTS = 5
 @dataclass(frozen=True)
 class Inputs:
     """support: what every stage learns from. test: only ever scored, or None.
-    unlabelled: sha256 -> uint8 (H, W, 3), further images for the teacher to label. notes and warnings: for the log and the report."""
+    unlabelled: sha256 -> uint8 (H, W, 3), further images for the teacher to label. notes and warnings: for the log and
+    the report."""
 
     support: ImageSet
     test: ImageSet | None
@@ -40,7 +49,9 @@ class Inputs:
 
 
 def gather(data: Data, unlabelled: str | None, seed: int) -> Inputs:
-    """Read and split the images of a recipe. Raises DataError naming every faulty file and every train/test duplicate."""
+    """Read and split the images of a recipe. Raises DataError naming every faulty file and every train/test
+    duplicate.
+    """
     source = data.path or SAMPLE_TASK
     images = read_images(source, classes=data.classes, max_pixels=data.max_pixels)
     notes = [] if data.path else [f"no --data given: building the sample task '{SAMPLE_TASK}'"]
@@ -64,7 +75,9 @@ def _split(images: ImageSet, data: Data, source: str, seed: int) -> tuple[ImageS
 
 
 def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet | None, list[str]]:
-    """The test set without copies of supports, and what was found. Near-duplicates are told, not removed: they may be two shots of a burst."""
+    """The test set without copies of supports, and what was found. Near-duplicates are told, not removed: they may be
+    two shots of a burst.
+    """
     if test is None:
         return None, []
     copies = {j for _, j in exact_duplicates(support, test)}
@@ -79,7 +92,9 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
 
 
 def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray]:
-    """All images below ``folder``, once each, by the sha256 of their bytes. Raises DataError naming every faulty file."""
+    """All images below ``folder``, once each, by the sha256 of their bytes. Raises DataError naming every faulty
+    file.
+    """
     if folder is None:
         return {}
     files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower().lstrip(".") in EXTENSIONS)
@@ -98,7 +113,9 @@ def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray
 
 
 def input_size(settings: Distill, support: ImageSet) -> int:
-    """The student's input in pixels: the recipe's, else the median short side of the supports within [32, 64], in steps of 16."""
+    """The student's input in pixels: the recipe's, else the median short side of the supports within [32, 64], in
+    steps of 16.
+    """
     if settings.input_size is not None:
         return settings.input_size
     short = float(np.median([min(rgb.shape[:2]) for rgb in support.rgb]))

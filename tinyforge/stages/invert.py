@@ -51,7 +51,14 @@ def work(road: Road, partial: Partial) -> None:
         rows = range(start, min(start + batch_size, len(support)))
         if not all(partial.has(support_file(i)) for i in rows):
             part = slice(rows.start, rows.stop)
-            inverted = null_text_invert(backbone, z0[part], cond[part], wanted, batch_size=batch_size, progress=road.progress("null-text inversion"))
+            inverted = null_text_invert(
+                backbone,
+                z0[part],
+                cond[part],
+                wanted,
+                batch_size=batch_size,
+                progress=road.progress("null-text inversion"),
+            )
             for index, row in enumerate(rows):
                 partial.write(support_file(row), inverted.support_bytes(index))
 
@@ -85,9 +92,14 @@ def learned_concept(road: Road, partial: Partial, z0: Any) -> Any:
     if not partial.has("concept.safetensors"):
         support = road.inputs.support
         concept, history = learn_concepts(
-            road.backbone, z0, torch.from_numpy(support.labels), list(support.classes), road.recipe.invert, road.recipe.seed,
+            road.backbone,
+            z0,
+            torch.from_numpy(support.labels),
+            list(support.classes),
+            road.recipe.invert,
+            road.recipe.seed,
             progress=road.progress("textual inversion"),
-        )  # fmt: skip
+        )
         partial.write_json("losses.json", {"textual_inversion": history.mean(dim=1).double().numpy().round(6).tolist()})
         for name, content in concept.to_files().items():
             partial.write(name, content)
@@ -117,6 +129,7 @@ def check_domain(road: Road) -> None:
     held = float(np.median(road.done["invert"].json("invert.json")["autoencoder_psnr_db"]))
     if held < DOMAIN_PSNR_DB:
         road.warn(
-            f"these images are outside the domain of the backbone {road.backbone_choice.source}: its autoencoder holds them to {held:.1f} dB "
+            f"these images are outside the domain of the backbone {road.backbone_choice.source}: "
+            f"its autoencoder holds them to {held:.1f} dB "
             f"(below {DOMAIN_PSNR_DB:.0f}); use --backbone with a model of such images, e.g. sd15"
         )

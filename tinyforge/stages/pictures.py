@@ -35,7 +35,8 @@ def png(rgb: np.ndarray) -> bytes:
 def shrink(rgb: np.ndarray, like: tuple[int, int]) -> np.ndarray:
     """``rgb`` at the resolution ``like`` (H, W) where that is smaller; unchanged where it is not.
 
-    A synthetic image of a small support then has the support's resolution, and passes the same enlargement before the student sees it.
+    A synthetic image of a small support then has the support's resolution, and passes the same enlargement before the
+    student sees it.
     """
     height, width = (min(a, b) for a, b in zip(rgb.shape[:2], like, strict=True))
     return rgb if (height, width) == rgb.shape[:2] else resize(rgb, InputSpec((height, width), resize="bicubic"))

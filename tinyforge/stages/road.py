@@ -117,10 +117,18 @@ def start(job: Job) -> Road:
     from tinyforge.diffusion.sources import choose_backbone
 
     inputs = gather(job.recipe.data, job.recipe.distill.unlabelled, job.recipe.seed)
-    backbone = Choice(*choose_backbone(job.recipe.backbone.name, domain_folder=embedded.path("glyphs", "backbone"), offline=job.offline))
+    backbone = Choice(
+        *choose_backbone(
+            job.recipe.backbone.name, domain_folder=embedded.path("glyphs", "backbone"), offline=job.offline
+        )
+    )
     teacher = choose_teacher(job.recipe.teacher.name)
     road = Road(replace(job, recipe=complete(job.recipe, backbone.source, teacher.source)), inputs, backbone, teacher)
-    for note in (*inputs.notes, f"backbone: {backbone.source} ({backbone.reason})", f"teacher: {teacher.source} ({teacher.reason})"):
+    for note in (
+        *inputs.notes,
+        f"backbone: {backbone.source} ({backbone.reason})",
+        f"teacher: {teacher.source} ({teacher.reason})",
+    ):
         job.log(note)
     for warning in inputs.warnings:
         road.warn(warning)
@@ -128,25 +136,35 @@ def start(job: Job) -> Road:
 
 
 def choose_teacher(name: str) -> Choice:
-    """What ``teacher.name`` stands for. 'auto': DINO where there is a GPU and its weights are in the hub cache, else the embedded teacher."""
+    """What ``teacher.name`` stands for. 'auto': DINO where there is a GPU and its weights are in the hub cache, else
+    the embedded teacher.
+    """
     import torch
 
     from tinyforge.distill.timm_models import find_weights
 
     own = str(embedded.path("glyphs", "teacher"))
     if name != "auto":
-        return Choice(own, "the embedded teacher, as asked") if name in ("embedded", "glyphs") else Choice(name, "as asked")
+        return (
+            Choice(own, "the embedded teacher, as asked")
+            if name in ("embedded", "glyphs")
+            else Choice(name, "as asked")
+        )
     if not torch.cuda.is_available():
         return Choice(own, "the embedded teacher: this machine has no CUDA device")
     try:
         find_weights(DINO.removeprefix("timm:"), offline=True)
     except MissingError:
-        return Choice(own, f"the embedded teacher: a GPU is here, but {DINO} is not in the hub cache (--teacher {DINO} downloads it)")
+        return Choice(
+            own,
+            f"the embedded teacher: a GPU is here, but {DINO} is not in the hub cache (--teacher {DINO} downloads it)",
+        )
     return Choice(DINO, "a GPU is here and the weights are in the hub cache")
 
 
 def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:
-    """Fill what the recipe left open from the ``tinyforge.json`` of the backbone's folder ([invert], [synthesize], [distill]) and of the
+    """Fill what the recipe left open from the ``tinyforge.json`` of the backbone's folder ([invert], [synthesize],
+    [distill]) and of the
     teacher's ([teacher]), where there is one: {section: {key: value}}.
     """
     for file in (Path(source) / "tinyforge.json" for source in (backbone, teacher)):

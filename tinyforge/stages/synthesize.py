@@ -3,7 +3,8 @@
 ::
 
     images/<class>/<index>.png     <class> is the class's number, three digits; <index> five digits
-    preview/<class>-<column>.png   the first support of each class over the recipe's preview_alphas, one picture per alpha
+    preview/<class>-<column>.png   the first support of each class over the recipe's preview_alphas, one picture per
+    alpha
     index.json                     of each image: file, class, support, alpha
 """
 
@@ -66,16 +67,40 @@ def work(road: Road, partial: Partial) -> None:
             rows = [one.support for one in batch]
             noises = torch.stack([noise(one.label, one.index) for one in batch])
             z = blend(saved.z_T[rows], noises, torch.tensor([one.alpha for one in batch]))
-            images = generate(backbone, z, cond[[one.label for one in batch]], saved.null_embeddings[rows], road.recipe.invert, batch_size=batch_size)
+            images = generate(
+                backbone,
+                z,
+                cond[[one.label for one in batch]],
+                saved.null_embeddings[rows],
+                road.recipe.invert,
+                batch_size=batch_size,
+            )
             for one, rgb in zip(batch, as_pixels(images), strict=True):
                 partial.write(one.file, png(shrink(rgb, support.items[one.support].rgb.shape[:2])))
         road.progress("synthesize")(min(start + batch_size, len(planned)), len(planned))
 
     first = [int(np.flatnonzero(support.labels == label)[0]) for label in range(len(support.classes))]
     noises = torch.stack([noise(label, -1) for label in range(len(first))])
-    grid = alpha_grid(backbone, saved.z_T[first], cond, saved.null_embeddings[first], noises, list(wanted.preview_alphas), road.recipe.invert, batch_size=batch_size)
+    grid = alpha_grid(
+        backbone,
+        saved.z_T[first],
+        cond,
+        saved.null_embeddings[first],
+        noises,
+        list(wanted.preview_alphas),
+        road.recipe.invert,
+        batch_size=batch_size,
+    )
     for label, row in enumerate(grid):
         for column, rgb in enumerate(as_pixels(row)):
             partial.write(f"preview/{label:03d}-{column}.png", png(rgb))
-    records = [{"file": one.file, "class": support.classes[one.label], "support": support.names[one.support], "alpha": one.alpha} for one in planned]
+    records = [
+        {
+            "file": one.file,
+            "class": support.classes[one.label],
+            "support": support.names[one.support],
+            "alpha": one.alpha,
+        }
+        for one in planned
+    ]
     partial.write_json("index.json", records)

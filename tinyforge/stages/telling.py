@@ -22,7 +22,12 @@ METHODS = {
 
 
 def report(
-    road: Road, scores: Mapping[str, Any], answers: Mapping[str, Any], latency: Mapping[str, Any], table: Sequence[Any], chosen: str
+    road: Road,
+    scores: Mapping[str, Any],
+    answers: Mapping[str, Any],
+    latency: Mapping[str, Any],
+    table: Sequence[Any],
+    chosen: str,
 ) -> str:
     """report.html."""
     from tinyforge.report.html import Report, render_report
@@ -32,20 +37,36 @@ def report(
     why_lost = {one.name: one.why_lost for one in table}
     percentiles = ("p50_ms", "p90_ms", "p99_ms")
     rows = [
-        {**one, **verdicts[one["name"]], "why_lost": why_lost[one["name"]], **{key: latency.get(one["name"], {}).get(key) for key in percentiles}}
+        {
+            **one,
+            **verdicts[one["name"]],
+            "why_lost": why_lost[one["name"]],
+            **{key: latency.get(one["name"], {}).get(key) for key in percentiles},
+        }
         for one in compressed["variants"]
     ]
     return render_report(
         Report(
-            name=road.recipe.name, target=road.job.target.name, classes=classes, chosen=chosen,
-            scores=[{"method": method, "note": METHODS.get(method, "exported model"), **one} for method, one in scores.items()],
-            variants=rows, tried=[{"variant": one["name"], **tried} for one in compressed["variants"] for tried in one["tried"]],
-            alphas=road.recipe.synthesize.preview_alphas, pictures=pictures(road),
+            name=road.recipe.name,
+            target=road.job.target.name,
+            classes=classes,
+            chosen=chosen,
+            scores=[
+                {"method": method, "note": METHODS.get(method, "exported model"), **one}
+                for method, one in scores.items()
+            ],
+            variants=rows,
+            tried=[{"variant": one["name"], **tried} for one in compressed["variants"] for tried in one["tried"]],
+            alphas=road.recipe.synthesize.preview_alphas,
+            pictures=pictures(road),
             confusion=confusion(answers[chosen], len(classes)) if chosen in answers else None,
-            warnings=road.warnings, known=notes(road), provenance={title: dict(one) for title, one in provenance(road).items()},
-            licences=licences(road), recipe_lock=recipe_toml(road.recipe),
+            warnings=road.warnings,
+            known=notes(road),
+            provenance={title: dict(one) for title, one in provenance(road).items()},
+            licences=licences(road),
+            recipe_lock=recipe_toml(road.recipe),
         )
-    )  # fmt: skip
+    )
 
 
 def pictures(road: Road) -> list[Any]:
@@ -76,8 +97,17 @@ def provenance(road: Road) -> dict[str, dict[str, Any]]:
     return {
         "recipe": {"name": road.recipe.name, "seed": road.recipe.seed, "target": road.job.target.name},
         "data": {**road.inputs.describe(), "support_sha256": road.support_hash},
-        "backbone": {"name": road.backbone.name, "fingerprint": road.backbone.fingerprint, "reason": road.backbone_choice.reason},
-        "teacher": {"name": road.extractor.name, "fingerprint": road.extractor.fingerprint, "reason": road.teacher_choice.reason, **distilled["teacher"]},
+        "backbone": {
+            "name": road.backbone.name,
+            "fingerprint": road.backbone.fingerprint,
+            "reason": road.backbone_choice.reason,
+        },
+        "teacher": {
+            "name": road.extractor.name,
+            "fingerprint": road.extractor.fingerprint,
+            "reason": road.teacher_choice.reason,
+            **distilled["teacher"],
+        },
         "inversion": {
             "median_psnr_db": float(np.median(inverted["psnr_db"])),
             "median_autoencoder_psnr_db": float(np.median(inverted["autoencoder_psnr_db"])),
@@ -88,7 +118,7 @@ def provenance(road: Road) -> dict[str, dict[str, Any]]:
         "stages": {name: one.key for name, one in road.done.items()},
         "machine": describe_machine(),
         "versions": {name: version(name) for name in LIBRARIES},
-    }  # fmt: skip
+    }
 
 
 def licences(road: Road) -> list[dict[str, str]]:
@@ -102,7 +132,11 @@ def licences(road: Road) -> list[dict[str, str]]:
 def notes(road: Road) -> list[str]:
     """What a reader of the numbers must know."""
     target = road.job.target
-    told = [*road.warnings, f"Latency was measured on the machine that built the bundle, with {target.threads} threads, not on the target {target.title}."]
+    told = [
+        *road.warnings,
+        "Latency was measured on the machine that built the bundle, "
+        f"with {target.threads} threads, not on the target {target.title}.",
+    ]
     if road.inputs.test is None:
         told.append("No accuracy was measured: there were no test images.")
     return told
