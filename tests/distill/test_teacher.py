@@ -6,12 +6,13 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from tests.distill.conftest import SPEC, TinyExtractor, toy_images
 from tinyforge.distill.extractor import as_extractor, load_teacher, timm_spec
 from tinyforge.distill.prototypes import agreement, cosine_logits, features, load_adapted, prototypes, save_teacher
 from tinyforge.distill.teacher import adapt, choose_lr, fold_of
 from tinyforge.errors import DataError, MissingError, RecipeError
 from tinyforge.recipe import Teacher as Settings
+
+from .conftest import SPEC, TinyExtractor, toy_images
 
 ONLY_PROTOTYPES = Settings(fine_tune_lrs=[0.0])
 QUICK = Settings(fine_tune_lrs=[0.0, 0.01], fine_tune_steps=5, folds=2)

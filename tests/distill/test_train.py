@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distill.conftest import SPEC, toy_images
 from tinyforge.distill import train
 from tinyforge.distill.batches import Method, batch_indices, deal, generator_for, methods, training_set
 from tinyforge.distill.checkpoint import CHECKPOINT
@@ -14,6 +13,8 @@ from tinyforge.distill.teacher import adapt
 from tinyforge.distill.train import average_decay, learning_rate, predict_logits, seeded_student, train_student
 from tinyforge.errors import DataError
 from tinyforge.recipe import Distill, Teacher
+
+from .conftest import SPEC, toy_images
 
 SHORT = Distill(input_size=16, epochs=3, steps_per_epoch=3, batch_size=12, augment="light", dtype="float32")
 METHODS = methods(SHORT)

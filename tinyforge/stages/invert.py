@@ -98,6 +98,7 @@ def learned_concept(road: Road, partial: Partial, z0: Any) -> Any:
             list(support.classes),
             road.recipe.invert,
             road.recipe.seed,
+            batch_size=road.recipe.backbone.batch_size,
             progress=road.progress("textual inversion"),
         )
         partial.write_json("losses.json", {"textual_inversion": history.mean(dim=1).double().numpy().round(6).tolist()})
@@ -114,7 +115,9 @@ def enlarged(road: Road) -> list[np.ndarray]:
     from tinyforge.diffusion.upscale import upscale
 
     small = [i for i, rgb in enumerate(images) if min(rgb.shape[:2]) < road.backbone.image_size]
-    for index, rgb in zip(small, upscale([images[i] for i in small], road.recipe.invert.upscale), strict=True):
+    for index, rgb in zip(
+        small, upscale([images[i] for i in small], road.recipe.invert.upscale, device=road.device), strict=True
+    ):
         images[index] = rgb
     return images
 
