@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from tinyforge import __version__, cli, stages
+from tinyforge.cli import running
+from tinyforge.cli.progress import Progress
 from tinyforge.device.bundle import BundleFault
 from tinyforge.device.preprocess import DecodeFault
 from tinyforge.device.runtime import MissingRuntime, RuntimeFault
@@ -208,7 +210,7 @@ class TestErrors:
         result = run("build")
         assert result.exit_code == 5  # a part of TinyForge itself is gone: that is no missing dependency
         error = ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
-        assert cli._message(error) == 'diffusers is not installed: pip install "tinyforge[host]"'
+        assert running._message(error) == 'diffusers is not installed: pip install "tinyforge[host]"'
 
     def test_an_internal_fault_is_one_line_with_advice(self, monkeypatch):
         def fail(*_, **__):
@@ -316,7 +318,7 @@ class TestDoctor:
 class TestProgress:
     def test_plain_lines_are_throttled(self, capsys):
         now = [0.0]
-        progress = cli.Progress(clock=lambda: now[0], terminal=False)
+        progress = Progress(clock=lambda: now[0], terminal=False)
         for step in range(100):
             now[0] = step * 0.25
             progress.count("invert", step, 100)
@@ -331,7 +333,7 @@ class TestProgress:
         ]
 
     def test_a_terminal_gets_bars_on_stderr(self, capsys):
-        progress = cli.Progress(terminal=True)
+        progress = Progress(terminal=True)
         progress.count("invert", 1, 2)
         progress.count("invert", 2, 2)
         progress.log("invert: [done]")

@@ -19,8 +19,8 @@ WEIGHTS = {
     "tinyforge.embedded.network",
 }  # what a domain may know of them
 ONLY_IN = {  # library -> the only files that may import it
-    "click": {"cli.py"},
-    "rich": {"cli.py"},
+    "click": {"cli/"},
+    "rich": {"cli/"},
     "diffusers": {"diffusion/backbone.py", "embedded/"},
     "transformers": {"diffusion/backbone.py", "embedded/"},
 }
@@ -30,7 +30,7 @@ UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marsh
 def part(path: Path) -> str:
     """'device', 'diffusion', ..., or 'core', 'stages', 'cli'."""
     first = path.relative_to(PACKAGE).parts[0]
-    if first in ("cli.py", "__main__.py"):
+    if first in ("cli", "__main__.py"):
         return "cli"
     return "core" if first.endswith(".py") else first
 

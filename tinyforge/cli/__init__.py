@@ -1,0 +1,14 @@
+"""The command line: parse, call one function, print. The only folder with click and rich.
+
+running.py runs a command and prints its answer; the other files hold the commands.
+"""
+
+from . import build, bundles, catalogue, training
+from .running import program
+
+__all__ = ["build", "bundles", "catalogue", "main", "program", "training"]
+
+
+def main() -> None:
+    """The command ``tinyforge``."""
+    program.main()

@@ -1,0 +1,141 @@
+"""Runs a command and turns its answer or its error into output and an exit code.
+
+Results go to stdout, everything else to stderr. Only click is imported at the top, here and in the files of the
+commands; all else inside the command that needs it, so that ``--help`` is quick.
+"""
+
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tinyforge import __version__
+from tinyforge.errors import TinyForgeError
+
+HOST_ADVICE = 'pip install "tinyforge[host]"'
+PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command returns. failure: it answered, and yet its exit code is not 0."""
+
+    result: Any
+    text: str
+    failure: TinyForgeError | None = None
+
+
+class Program(click.Group):
+    """Runs a command and turns its answer or its error into output and an exit code, all in one place."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> None:  # type: ignore[override]
+        args = list(sys.argv[1:] if args is None else args)
+        flags = args[: args.index("--")] if "--" in args else args
+        verbose = not {"-v", "--verbose"}.isdisjoint(flags)
+        command = next((arg for arg in args if not arg.startswith("-")), None)
+        extra["standalone_mode"] = False
+        try:
+            with warnings.catch_warnings():
+                if not verbose:
+                    warnings.simplefilter("ignore")
+                answer = super().main(args, prog_name or "tinyforge", **extra)
+        except (Exception, KeyboardInterrupt) as error:
+            sys.exit(_fail(error, command, "--json" in flags, verbose))
+        sys.exit(_print(answer, command, "--json" in flags) if isinstance(answer, Answer) else 0)
+
+
+def _print(answer: Answer, command: str | None, as_json: bool) -> int:
+    """Print an answer; returns the exit code."""
+    if not as_json:
+        click.echo(answer.text)
+    elif not answer.failure:
+        click.echo(json.dumps({"ok": True, "command": command, "result": answer.result}, indent=1, ensure_ascii=False))
+    return _report(answer.failure, command, as_json, details=answer.result) if answer.failure else 0
+
+
+def _fail(error: BaseException, command: str | None, as_json: bool, verbose: bool) -> int:
+    """Report an error; returns the exit code."""
+    if verbose:
+        traceback.print_exception(error)
+    if isinstance(error, click.UsageError) and not as_json:
+        error.show(sys.stderr)
+        return 2
+    return _report(error, command, as_json)
+
+
+def _report(error: BaseException, command: str | None, as_json: bool, **details: Any) -> int:
+    record = {"type": type(error).__name__, "message": _message(error), "exit_code": _exit_code(error), **details}
+    if as_json:
+        click.echo(json.dumps({"ok": False, "command": command, "error": record}, indent=1, ensure_ascii=False))
+    else:
+        click.echo(f"error: {record['message']}", err=True)
+    return record["exit_code"]
+
+
+def _exit_code(error: BaseException) -> int:
+    """See ``tinyforge.errors``; the device package, which travels alone, has errors of its own."""
+    if isinstance(error, TinyForgeError):
+        return error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return 130
+    if isinstance(error, click.ClickException):
+        return 2
+    if missing_module(error):
+        return 3
+    from tinyforge.device.bundle import BundleFault
+    from tinyforge.device.preprocess import DecodeFault
+    from tinyforge.device.runtime import MissingRuntime, RuntimeFault
+
+    if isinstance(error, MissingRuntime):
+        return 3
+    return 2 if isinstance(error, BundleFault | DecodeFault | RuntimeFault) else 5
+
+
+def missing_module(error: BaseException) -> str | None:
+    """The module of somebody else that could not be found."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return name if name and name.partition(".")[0] != "tinyforge" else None
+
+
+def _message(error: BaseException) -> str:
+    code = _exit_code(error)
+    if code == 130:
+        return "interrupted; the same command continues where this one stopped"
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if module := missing_module(error):
+        return f"{module} is not installed: {HOST_ADVICE}"
+    if code == 5:
+        first = (str(error).splitlines() or [""])[0]
+        return f"{type(error).__name__}: {first} (run again with -v for the traceback)"
+    return str(error)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tinyforge")
+def program() -> None:
+    """A handful of labelled images in, a tested, compressed classifier bundle for a small device out."""
+
+
+def options(*options: Callable) -> Callable:
+    """Several decorators as one, in reading order, and --json and -v, which ``Program.main`` reads."""
+    common = (
+        click.option("--json", is_flag=True, expose_value=False, help="One JSON object on stdout, for programs."),
+        click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Warnings, and tracebacks of errors."),
+    )
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed((*options, *common)):
+            function = option(function)
+        return function
+
+    return decorate
