@@ -96,6 +96,14 @@ class Road:
         """Where torch works: the backbone's device, 'cpu' or 'cuda'."""
         return str(self.backbone.device)
 
+    def variant(self, recipe: Recipe, inputs: Inputs, out: Path) -> "Road":
+        """Another build with the models of this one, loaded once for both. ``recipe`` must be complete."""
+        other = Road(replace(self.job, recipe=recipe, out=out), inputs, self.backbone_choice, self.teacher_choice)
+        for name in ("backbone", "extractor"):  # what cached_property keeps
+            if name in vars(self):
+                setattr(other, name, getattr(self, name))
+        return other
+
     def warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
@@ -114,9 +122,13 @@ class Road:
 
 def start(job: Job) -> Road:
     """Read the images, choose the models, complete the recipe, and say so."""
+    return equip(job, gather(job.recipe.data, job.recipe.distill.unlabelled, job.recipe.seed))
+
+
+def equip(job: Job, inputs: Inputs) -> Road:
+    """Choose the models for images that are already there, complete the recipe, and say so."""
     from tinyforge.diffusion.sources import choose_backbone
 
-    inputs = gather(job.recipe.data, job.recipe.distill.unlabelled, job.recipe.seed)
     backbone = Choice(
         *choose_backbone(
             job.recipe.backbone.name, domain_folder=embedded.path("glyphs", "backbone"), offline=job.offline
