@@ -135,17 +135,33 @@ class Distill(Section):
     unlabelled: str | None = Field(
         None, description="A folder of further images without labels, labelled by the teacher."
     )
+    unlabelled_share: Unit | None = Field(
+        None,
+        description="Share of each batch's other half drawn from images without labels; null: as many as they are.",
+    )
 
 
 class Compress(Section):
     """Which models are tried and what they must keep."""
 
-    precisions: list[Literal["onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"]] = Field(
+    precisions: list[Literal["onnx-fp32", "onnx-fp16", "onnx-int8", "openvino-fp16", "openvino-int8"]] = Field(
         ["onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"], min_length=1
     )
-    calibration_images: Count = 300
-    max_drop: Unit = Field(0.01, description="A quantised model may lose this much accuracy (paired) against fp32.")
-    min_agreement: Unit = Field(0.95, description="Top-1 agreement with fp32 that a quantised model must keep.")
+    calibration_images: Count = Field(300, description="Supports, then synthetic images, that set the int8 ranges.")
+    validation_images: Count = Field(
+        500, description="Views of the supports and other synthetic images on which the gate is held; never test images."
+    )
+    max_drop: Unit = Field(0.01, description="A smaller model may lose this much accuracy (paired) against fp32.")
+    min_agreement: Unit = Field(0.95, description="Top-1 agreement with fp32 that a smaller model must keep.")
+    qat_steps: int = Field(
+        200, ge=0, description="Steps of quantisation-aware training, tried when no other int8 model passes; 0: never."
+    )
+    reduce_range: bool = Field(
+        False, description="7-bit weights: the same int8 answers on x86-64 processors with and without VNNI."
+    )
+    embed_preprocessing: bool = Field(
+        False, description="Models take uint8 NHWC pixels at input size and normalise them inside the graph."
+    )
     max_abs_error: Positive = Field(1e-3, description="Largest logit error allowed of an fp32 export against torch.")
 
 

@@ -90,14 +90,18 @@ def deal(count: int, start: int, stop: int, generator: torch.Generator) -> Tenso
 
 def batch_indices(data: TrainingSet, use_synthetic: bool, settings: Distill, generator: torch.Generator) -> Tensor:
     """(B,) indices of one batch: ``support_share`` of it supports, the rest synthetic and unlabelled, where used and
-    any.
+    any; of that rest ``unlabelled_share`` unlabelled, where both are there.
     """
     total = len(data.labels)
     if not use_synthetic or total == data.num_supports:
         return deal(settings.batch_size, 0, data.num_supports, generator)
     from_supports = round(settings.batch_size * settings.support_share)
-    supports = deal(from_supports, 0, data.num_supports, generator)
-    return torch.cat([supports, deal(settings.batch_size - from_supports, data.num_supports, total, generator)])
+    supports, rest = deal(from_supports, 0, data.num_supports, generator), settings.batch_size - from_supports
+    first = total - int((data.labels == UNLABELLED).sum())  # those without a label come last
+    if settings.unlabelled_share is None or first in (data.num_supports, total):
+        return torch.cat([supports, deal(rest, data.num_supports, total, generator)])
+    unlabelled = deal(round(rest * settings.unlabelled_share), first, total, generator)
+    return torch.cat([supports, deal(rest - len(unlabelled), data.num_supports, first, generator), unlabelled])
 
 
 def generator_for(*key: Any) -> torch.Generator:
