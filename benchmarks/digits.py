@@ -17,6 +17,7 @@ from tinyforge.device.stats import mean_interval
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.stages import Job, advance, start
 from tinyforge.stages.distill import Classroom, adapted_teacher, predictions, synthetic_images
+from tinyforge.stages.trial import Way
 from tinyforge.store import write_atomic
 
 REFERENCE = "support-hard"
@@ -74,7 +75,7 @@ def students(road: Any, teacher: Any, alpha: float) -> dict[str, float]:
     room = Classroom(road, teacher, *synthetic_images(road.done["synthesize"], road.inputs.support.classes))
     test, found = road.inputs.test, {}
     for method in ("tint-class", "tint-teacher"):
-        logits = predict_logits(room.train(method).student, test.rgb, room.spec)
+        logits = predict_logits(room.train(Way(method)).student, test.rgb, room.spec)
         found[f"{method}, alpha {alpha:g}"] = share(predictions(test, logits))
     agreed = teacher.predict_logits(room.images).argmax(axis=1) == room.labels
     return {**found, f"agreement, alpha {alpha:g}": float(agreed.mean())}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ pytest.importorskip("scipy")
 from PIL import ImageFont  # noqa: E402
 
 from tinyforge.embedded.pretrain import autoencoder, captions, export, fonts, glyphs, loop, omniglot, teacher, unet  # noqa: E402
+from tinyforge.embedded.pretrain.design import DESIGNS, LETTER_TEMPLATES  # noqa: E402
 from tinyforge.embedded.pretrain.source import glyph_source  # noqa: E402
 
 LETTERS = "ABCEHKRSTXYZ"
@@ -108,8 +111,8 @@ def test_every_name_is_one_token(tmp_path):
         assert len(tokenizer(word).input_ids) == 3, word
     again = captions.train_tokenizer(names[::-1], tmp_path / "again")
     assert again.get_vocab() == tokenizer.get_vocab()
-    ids = captions.caption_ids(tokenizer, names)
-    assert ids.shape == (5, len(captions.TEMPLATES), captions.LENGTH)
+    ids = captions.caption_ids(tokenizer, names, LETTER_TEMPLATES)
+    assert ids.shape == (5, len(LETTER_TEMPLATES), captions.LENGTH)
     assert tokenizer.unk_token_id not in tokenizer("quixotic Zebra 7?!").input_ids[1:-1]
 
 
@@ -124,7 +127,7 @@ def test_every_position_after_the_name_says_which(tmp_path):
     assert codes.shape == (16, 127)
     assert (codes[0] - codes[1]).norm() < 0.6 * (codes[0] - codes[2]).norm()
     captions.name_classes(text, tokenizer, names, codes)
-    context = unet.contexts(text, captions.caption_ids(tokenizer, names))[:16, 0]
+    context = unet.contexts(text, captions.caption_ids(tokenizer, names, LETTER_TEMPLATES))[:16, 0]
     spread = context.std(0).mean(-1)
     assert spread[:5].max() < 1e-5, "a photo of an"
     assert spread[5:].min() > 0.4, "the name and all after it"
@@ -169,9 +172,8 @@ def _parts(source, folder):
     latents = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(0)).half()
     labels = torch.arange(16) % len(source.names)
     torch.manual_seed(0)
-    context = unet.contexts(
-        captions.text_encoder(tokenizer, 32, 1), captions.caption_ids(tokenizer, list(source.names))
-    )
+    ids = captions.caption_ids(tokenizer, list(source.names), LETTER_TEMPLATES)
+    context = unet.contexts(captions.text_encoder(tokenizer, 32, 1), ids)
     return {
         "teacher": (
             classifier,
@@ -209,8 +211,8 @@ def test_two_steps_of_everything_export_a_usable_folder(pool, tmp_path):
     from tinyforge.embedded.pretrain import train_domain
 
     steps = {"teacher": 2, "autoencoder": 2, "unet": 2}
-    small = {"teacher": 12, "autoencoder": 2, "unet": 2}
-    out = train_domain(glyph_source(pool), tmp_path, steps=steps, num_latents=8, batch=small)
+    small = replace(DESIGNS["glyphs"], batch={"teacher": 12, "autoencoder": 2, "unet": 2}, latents=8)
+    out = train_domain(glyph_source(pool), tmp_path, small, steps=steps)
     pipeline = StableDiffusionPipeline.from_pretrained(out / "backbone", safety_checker=None, dtype=torch.float32)
     assert pipeline.tokenizer.model_max_length == captions.LENGTH
     network, config = load_teacher_network(out / "teacher")

@@ -17,14 +17,11 @@ import torch
 from tinyforge.embedded.network import build, load_teacher_network
 
 from . import autoencoder, captions, export, loop, teacher, unet
+from .design import DESIGNS, Design
+from .photos import load_photos
 from .source import Source, load_glyphs
 
-__all__ = ["DEFAULT_MINUTES", "pretrain", "train_domain"]
-
-DEFAULT_MINUTES = {"autoencoder": 10.0, "teacher": 40.0, "unet": 40.0}
-BATCH = {"autoencoder": 32, "teacher": 128, "unet": 128}
-NETWORK: dict[str, Any] = {"widths": [48, 96, 192], "depth": 2, "embedding_dim": 256}
-LATENTS = 100_000
+__all__ = ["DESIGNS", "Design", "pretrain", "train_domain"]
 
 
 def pretrain(
@@ -41,37 +38,43 @@ def pretrain(
 ) -> Path:
     """Train a domain's parts and write out/backbone and out/teacher; returns out.
 
-    data: Omniglot strokes_*.zip files or folders of them (may be empty). fonts: folders searched for fonts.
-    minutes: for each part; turned into a number of steps by timing a few, and kept in out/work/steps.json.
-    Raises ValueError for an unknown domain.
+    data: of glyphs, Omniglot strokes_*.zip files or folders of them (may be empty); of photos, folders of class
+    folders. fonts: folders searched for fonts. minutes: for each part; turned into a number of steps by timing a few,
+    and kept in out/work/steps.json. Raises ValueError for an unknown domain, or photos without data.
     """
-    if domain != "glyphs":
-        raise ValueError(f"unknown domain {domain!r}: glyphs")
+    if domain not in DESIGNS:
+        raise ValueError(f"unknown domain {domain!r}: {' or '.join(DESIGNS)}")
     if log is not None:
         handler = logging.Handler()
         handler.emit = lambda record: log(record.getMessage())  # type: ignore[method-assign]
         logging.getLogger(__name__).addHandler(handler)
         logging.getLogger(__name__).setLevel(logging.INFO)
-    source = load_glyphs(out / "work" / "pool", fonts or [Path("/usr/share/fonts")], data, seed)
-    return train_domain(source, out, minutes=DEFAULT_MINUTES | (minutes or {}), seed=seed, resume=resume, device=device)
+    pool = out / "work" / "pool"
+    if domain == "photos":
+        if not data and not (pool / "classes.json").is_file():
+            raise ValueError("photos need --data: a folder of class folders, repeatable")
+        source = load_photos(pool, data)
+    else:
+        source = load_glyphs(pool, fonts or [Path("/usr/share/fonts")], data, seed)
+    design = DESIGNS[domain]
+    return train_domain(
+        source, out, design, minutes=design.minutes | (minutes or {}), seed=seed, resume=resume, device=device
+    )
 
 
 def train_domain(
     source: Source,
     out: Path,
+    design: Design,
     *,
     minutes: dict[str, float] | None = None,
     steps: dict[str, int] | None = None,
     seed: int = 0,
     resume: bool = True,
     device: str = "cpu",
-    num_latents: int = LATENTS,
-    batch: dict[str, int] | None = None,
 ) -> Path:
     """All parts of any domain, one after the other, then the export."""
-    run = _Run(
-        source, out, minutes or DEFAULT_MINUTES, steps or {}, seed, resume, device, BATCH | (batch or {}), num_latents
-    )
+    run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device)
     run.teacher()
     vae_state = run.autoencoder()
     run.backbone(vae_state)
@@ -89,23 +92,22 @@ def class_list(source: Source) -> str:
     return "".join(f"{n}\t{c}\t{p}\n" for n, c, p in zip(source.names, source.characters, parts, strict=True))
 
 
-class _Run:
+class Run:
     """The settings shared by the three parts."""
 
     def __init__(
         self,
         source: Source,
         out: Path,
+        design: Design,
         minutes: dict[str, float],
         steps: dict[str, int],
         seed: int,
         resume: bool,
         device: str,
-        batch: dict[str, int],
-        num_latents: int,
     ) -> None:
-        self.source, self.out, self.minutes, self.seed = source, out, minutes, seed
-        self.resume, self.device, self.batch, self.num_latents = resume, device, batch, num_latents
+        self.source, self.out, self.design, self.minutes = source, out, design, minutes
+        self.seed, self.resume, self.device = seed, resume, device
         self.work = out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         known = self.work / "steps.json"
@@ -115,60 +117,76 @@ class _Run:
         """Steps that fit the part's minutes, measured once on four passes and then kept."""
         if part not in self.steps:
             model.to(self.device).train()
-            loss_of(model, 0, loop.generator(self.seed, 0)).backward()
-            began = time.monotonic()
-            for step in range(3):
-                loss_of(model, step, loop.generator(self.seed, step)).backward()
+            began = 0.0
+            for step in range(4):
+                began = began if step > 1 else time.monotonic()
+                with loop.half_precision(self.device, self.design.dtype):
+                    loss = loss_of(model, step, loop.generator(self.seed, step))
+                loss.backward()
             model.zero_grad(set_to_none=True)
             self.steps[part] = max(10, int(self.minutes[part] * 60 / ((time.monotonic() - began) / 3)))
         (self.work / "steps.json").write_text(json.dumps(self.steps))
         return self.steps[part]
 
     def _train(self, part: str, model: torch.nn.Module, loss_of: loop.LossOf, **plan: Any) -> dict[str, torch.Tensor]:
-        chosen = loop.Plan(steps=self._steps(part, loss_of, model), seed=self.seed, **plan)
+        steps, dtype = self._steps(part, loss_of, model), self.design.dtype
+        chosen = loop.Plan(steps=steps, seed=self.seed, dtype=dtype, **plan)
         return loop.train(model, loss_of, chosen, self.work / part, resume=self.resume, device=self.device, name=part)
 
     def teacher(self) -> Path:
-        """Classifier, then episodes; measured on the held-out classes."""
+        """Classifier, at half size first where the design says so, then episodes; measured on the held-out classes."""
         torch.manual_seed(self.seed)
-        source, batch = self.source, self.batch["teacher"]
-        network = build("embedded:GlyphNet", NETWORK)
-        model = teacher.CosineClassifier(network, len(source.names), NETWORK["embedding_dim"])
+        source, design = self.source, self.design
+        network = build("embedded:GlyphNet", design.network)
+        model = teacher.CosineClassifier(network, len(source.names), design.network["embedding_dim"])
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-        def draw(labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
-            return source.draw(labels, gen, "teacher")
-
-        begin = teacher.loss_function(draw, source.weights, teacher.Stage(10**9, batch), normalise, self.device)
-        steps = self._steps("teacher", begin, model)
-        stage = teacher.Stage(int(0.62 * steps), batch)
-        loss_of = teacher.loss_function(draw, source.weights, stage, normalise, self.device)
+        steps = self._steps("teacher", self._teacher_loss(10**9, 0), model)
+        loss_of = self._teacher_loss(int((1 - design.episodes) * steps), int(design.half_size * steps))
         ema = self._train("teacher", model, loss_of, lr=2e-3, weight_decay=0.05, ema=0.998, clip=2.0, save_every=250)
         state = export.part(ema, "network.")
         network.load_state_dict(state)
-        record = {"steps": steps, "held_out": held_out_measures(network.cpu(), source)}
-        return export.write_teacher(self.out / "teacher", state, "embedded:GlyphNet", NETWORK, source.size, record)
+        record = {"steps": steps, "held_out": held_out_measures(network.cpu(), source, design.ways)}
+        return export.write_teacher(
+            self.out / "teacher", state, "embedded:GlyphNet", design.network, source.size, record
+        )
+
+    def _teacher_loss(self, supervised: int, small: int) -> loop.LossOf:
+        """supervised: steps before episodes are mixed in; small: steps at half size."""
+        stage = teacher.Stage(supervised, self.design.batch["teacher"])
+
+        def loss_at(part: str) -> loop.LossOf:
+            def draw(labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
+                return self.source.draw(labels, gen, part)
+
+            return teacher.loss_function(draw, self.source.weights, stage, normalise, self.device)
+
+        half, whole = loss_at("teacher, half size"), loss_at("teacher")
+        return lambda model, step, gen: (half if step < small else whole)(model, step, gen)
 
     def autoencoder(self) -> dict[str, torch.Tensor]:
         """The VAE's EMA weights."""
         torch.manual_seed(self.seed + 1)
-        model = autoencoder.Reconstruction(autoencoder.build(self.source.size))
+        model = autoencoder.Reconstruction(self._vae())
 
         def draw(labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
             return self.source.draw(labels, gen, "autoencoder")
 
-        loss_of = autoencoder.loss_function(draw, self.source.weights, self.batch["autoencoder"], device=self.device)
+        batch = self.design.batch["autoencoder"]
+        loss_of = autoencoder.loss_function(draw, self.source.weights, batch, device=self.device)
         ema = self._train("autoencoder", model, loss_of, lr=3e-3, warmup=50, weight_decay=0.0, ema=0.99, save_every=100)
         return export.part(ema, "vae.")
 
+    def _vae(self) -> Any:
+        return autoencoder.build(self.source.size, self.design.vae_widths, self.design.latent_channels)
+
     @torch.no_grad()
-    def prototypes(self, classes: list[int], each: int = 12) -> torch.Tensor:
+    def prototypes(self, classes: list[int]) -> torch.Tensor:
         """(C, D) mean unit features of fresh images of each class, by the teacher just trained."""
         network, _ = load_teacher_network(self.out / "teacher")
         features = []
         for c in classes:
             gen = torch.Generator().manual_seed(self.seed * 1_000_003 + 88_000_000 + c)
-            images = normalise(self.source.draw(torch.full((each,), c), gen, "unet"))
+            images = normalise(self.source.draw(torch.full((self.design.each,), c), gen, "unet"))
             features.append(torch.nn.functional.normalize(network(images), dim=-1).mean(0))
         return torch.stack(features)
 
@@ -176,7 +194,7 @@ class _Run:
         """Cached latents, then UNet and text encoder, then the Stable Diffusion folder."""
         torch.manual_seed(self.seed + 2)
         source = self.source
-        vae = autoencoder.build(source.size)
+        vae = self._vae()
         vae.load_state_dict(vae_state)
         vae.eval().to(self.device)
         classes = source.frequent() or torch.nonzero(source.weights).flatten().tolist()
@@ -184,7 +202,7 @@ class _Run:
             vae,
             lambda chosen, gen: source.draw(torch.tensor(classes)[chosen], gen, "unet"),
             len(classes),
-            self.num_latents,
+            self.design.latents,
             self.seed,
         )
         vae.register_to_config(scaling_factor=scale)
@@ -192,9 +210,10 @@ class _Run:
         tokenizer = captions.train_tokenizer(names, self.work / "tokenizer")
         text = captions.text_encoder(tokenizer)
         captions.name_classes(text, tokenizer, names, captions.prototype_codes(self.prototypes(classes)))
-        model = unet.Denoiser(unet.build(source.size // 4))
-        context = unet.contexts(text, captions.caption_ids(tokenizer, names))
-        loss_of = unet.loss_function(latents, labels, context, self.batch["unet"], self.device)
+        design, size = self.design, source.size // self.design.reduction
+        model = unet.Denoiser(unet.build(size, design.unet_widths, channels=design.latent_channels))
+        context = unet.contexts(text, captions.caption_ids(tokenizer, names, design.templates))
+        loss_of = unet.loss_function(latents, labels, context, design.batch["unet"], self.device)
         ema = self._train("unet", model, loss_of, lr=1.5e-3, ema=0.999, floor=0.05, save_every=250)
         model.load_state_dict(ema)
         model.cpu()
@@ -206,17 +225,17 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
     return ((x - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
 
 
-def held_out_measures(network: torch.nn.Module, source: Source, episodes: int = 300) -> dict[str, Any]:
-    """10-way accuracy with 95 % interval on the held-out classes, light on dark at 8 … 16 px; {} if few."""
+def held_out_measures(network: torch.nn.Module, source: Source, ways: int, episodes: int = 300) -> dict[str, Any]:
+    """Few-shot accuracy with its 95 % interval on the held-out classes; {} if there are fewer than `ways`."""
     held = source.held_out
-    if len(held) < 10:
+    if len(held) < ways:
         return {}
     gen = torch.Generator().manual_seed(999)
     stacks = [source.draw(torch.full((40,), c), gen, "held_out") for c in held]
     measures = {}
     for shots in (1, 5):
         mean, half, n = teacher.few_shot(
-            network, stacks, normalise, ways=10, shots=shots, episodes=episodes, queries=10, seed=5
+            network, stacks, normalise, ways=ways, shots=shots, episodes=episodes, queries=10, seed=5
         )
-        measures[f"10-way {shots}-shot"] = {"accuracy": mean, "ci95": half, "episodes": n}
+        measures[f"{ways}-way {shots}-shot"] = {"accuracy": mean, "ci95": half, "episodes": n}
     return measures

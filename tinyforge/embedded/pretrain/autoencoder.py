@@ -1,4 +1,4 @@
-"""The VAE of a backbone: 32 x 32 RGB → 8 x 8 x 4 latents (size / 4), trained to reconstruct with a light KL.
+"""The VAE of a backbone: RGB → 8 x 8 latents, from 32 px with 4 channels or from 64 px with 8, and a light KL.
 
 Source: Kingma & Welling 2013, arXiv 1312.6114; Rombach et al. 2021, arXiv 2112.10752 (KL-regularised, no GAN here).
 Legend: B batch, H W pixels, h w latent.
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from .teacher import Draw
 
 
-def build(size: int = 32, widths: tuple[int, ...] = (16, 32, 64)) -> AutoencoderKL:
-    """A diffusers AutoencoderKL with one residual block per level; two halvings for three widths."""
+def build(size: int = 32, widths: tuple[int, ...] = (16, 32, 64), channels: int = 4) -> AutoencoderKL:
+    """A diffusers AutoencoderKL with one residual block per level, one halving between levels; channels of z."""
     levels = len(widths)
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        latent_channels=4,
+        latent_channels=channels,
         sample_size=size,
         block_out_channels=widths,
         layers_per_block=1,
@@ -40,10 +40,11 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.vae = vae
 
-    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         posterior = self.vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=gen).to(x.device)
         z = posterior.mean + posterior.std * noise
-        return self.vae.decode(z).sample, posterior.mean, posterior.logvar
+        return self.vae.decode(z).sample.float(), posterior.mean.float(), posterior.logvar.float()
 
 
 def kl(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -64,8 +65,7 @@ def loss_function(
     def loss_of(model: nn.Module, step: int, gen: torch.Generator) -> Tensor:
         labels = torch.multinomial(weights, batch, replacement=True, generator=gen)
         x = (draw(labels, gen) * 2 - 1).to(device)
-        noise = torch.randn(batch, 4, x.shape[-2] // 4, x.shape[-1] // 4, generator=gen).to(device)
-        out, mean, logvar = model(x, noise)
+        out, mean, logvar = model(x, gen)
         fit = F.mse_loss(out, x) + 0.5 * F.l1_loss(out, x) + F.mse_loss(edges(out), edges(x))
         return fit + kl_weight * kl(mean, logvar)
 

@@ -13,18 +13,6 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-TEMPLATES = (
-    "a photo of an {name}",
-    "a photo of a {name}",
-    "an image of {name}",
-    "a drawing of {name}",
-    "{name}",
-    "a {name}",
-    "A photo of an {name}",
-    "the letter {name}",
-    "a written {name}",
-    "a picture of the sign {name}",
-)
 GENERIC = ("object", "letter", "sign", "character", "symbol", "glyph", "shape")
 _ENGLISH = (
     "a an the photo image picture drawing of written writing hand handwritten printed object thing letter sign "
@@ -167,11 +155,11 @@ def name_classes(model: CLIPTextModel, tokenizer: CLIPTokenizer, names: list[str
     table[rows] = placed / placed.std() * SPREAD + MARK * u
 
 
-def caption_ids(tokenizer: CLIPTokenizer, names: list[str]) -> torch.Tensor:
+def caption_ids(tokenizer: CLIPTokenizer, names: list[str], templates: tuple[str, ...]) -> torch.Tensor:
     """(C + 2, T, L) token ids of every name in every template; row C: a generic word, row C + 1: the empty prompt."""
-    rows = [[template.format(name=name) for template in TEMPLATES] for name in names]
-    rows.append([template.format(name=GENERIC[i % len(GENERIC)]) for i, template in enumerate(TEMPLATES)])
-    rows.append([""] * len(TEMPLATES))
+    rows = [[template.format(name=name) for template in templates] for name in names]
+    rows.append([template.format(name=GENERIC[i % len(GENERIC)]) for i, template in enumerate(templates)])
+    rows.append([""] * len(templates))
     flat = tokenizer(
         [text for row in rows for text in row],
         padding="max_length",
@@ -179,4 +167,4 @@ def caption_ids(tokenizer: CLIPTokenizer, names: list[str]) -> torch.Tensor:
         truncation=True,
         return_tensors="pt",
     ).input_ids
-    return flat.reshape(len(rows), len(TEMPLATES), -1)
+    return flat.reshape(len(rows), len(templates), -1)

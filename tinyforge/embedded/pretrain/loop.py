@@ -29,7 +29,8 @@ LossOf = Callable[[nn.Module, int, torch.Generator], Tensor]
 class Plan:
     """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr.
 
-    slow: the share of lr that parameters below an attribute named text get.
+    slow: the share of lr that parameters below an attribute named text get. dtype: of the model's arithmetic, weights
+    and averages stay float32; bfloat16 is about twice as fast where the processor has it.
     """
 
     steps: int
@@ -41,6 +42,7 @@ class Plan:
     ema: float = 0.999
     clip: float = 1.0
     slow: float = 0.25
+    dtype: str = "float32"
     save_every: int = 500
     log_every: int = 50
 
@@ -55,6 +57,11 @@ def rate(plan: Plan, step: int) -> float:
 def generator(seed: int, step: int) -> torch.Generator:
     """The random numbers of one step."""
     return torch.Generator().manual_seed((seed * 1_000_003 + step * 7_919 + 17) % (2**62))
+
+
+def half_precision(device: str, dtype: str) -> torch.autocast:
+    """Autocast to dtype; does nothing for float32."""
+    return torch.autocast(device.partition(":")[0], getattr(torch, dtype), enabled=dtype != "float32")
 
 
 def _averaged(state: dict[str, Tensor], new: dict[str, Tensor], decay: float) -> None:
@@ -145,7 +152,8 @@ def train(
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = rate(plan, step) * group["share"]
-        loss = loss_of(model, step, generator(plan.seed, step))
+        with half_precision(device, plan.dtype):
+            loss = loss_of(model, step, generator(plan.seed, step))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), plan.clip)

@@ -28,7 +28,7 @@ class CosineClassifier(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
     def forward(self, x: Tensor) -> Tensor:
-        features = F.normalize(self.network(x), dim=-1)
+        features = F.normalize(self.network(x).float(), dim=-1)
         return self.log_scale.exp() * features @ F.normalize(self.weight, dim=-1).T
 
 
@@ -56,7 +56,7 @@ def classification_loss(model: CosineClassifier, images: Tensor, labels: Tensor,
 
 def episode_loss(model: CosineClassifier, images: Tensor, ways: int, shots: int, scale: float = 10.0) -> Tensor:
     """images (ways * (shots + queries), 3, S, S), class by class → cross-entropy of the queries."""
-    features = model.network(images)
+    features = model.network(images).float()
     features = features.reshape(ways, -1, features.shape[-1])
     query = features[:, shots:].flatten(0, 1)
     labels = torch.arange(ways, device=images.device).repeat_interleave(features.shape[1] - shots)

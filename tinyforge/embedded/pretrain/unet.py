@@ -31,13 +31,15 @@ def scheduler() -> DDIMScheduler:
     return DDIMScheduler(**SCHEDULE, timestep_spacing="trailing")
 
 
-def build(size: int = 8, widths: tuple[int, ...] = (48, 96), text_width: int = 128) -> UNet2DConditionModel:
+def build(
+    size: int = 8, widths: tuple[int, ...] = (48, 96), text_width: int = 128, channels: int = 4
+) -> UNet2DConditionModel:
     """Plain convolutions at full resolution, cross-attention below: the fastest of the sizes measured."""
     attend = [False] + [True] * (len(widths) - 1)
     return UNet2DConditionModel(
         sample_size=size,
-        in_channels=4,
-        out_channels=4,
+        in_channels=channels,
+        out_channels=channels,
         layers_per_block=1,
         block_out_channels=widths,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attend),
@@ -56,7 +58,7 @@ class Denoiser(nn.Module):
         self.unet = unet
 
     def forward(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        return self.unet(z, t, encoder_hidden_states=context).sample
+        return self.unet(z, t, encoder_hidden_states=context).sample.float()
 
 
 @torch.no_grad()

@@ -1,0 +1,100 @@
+"""The photo domain: which classes it may see, how it reads folders, and its way from folders to a usable stack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from tinyforge.embedded.pretrain import DESIGNS, photos, train_domain  # noqa: E402
+
+SPLITS = Path(photos.__file__).parents[2] / "fewshot" / "splits"
+
+
+def novel_classes():
+    """The validation and test classes of CIFAR-FS and miniImageNet, from the lists that `evaluate` uses."""
+    lists = (SPLITS / "cifar-fs.txt", SPLITS / "mini-imagenet.txt")
+    return [line for file in lists for line in file.read_text().partition("[val]")[2].split() if line[0] != "["]
+
+
+def write_class(folder, colour, count=8, size=64):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(len(folder.name))
+    for i in range(count):
+        noise = rng.integers(-20, 20, (size, size, 3))
+        Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+
+
+@pytest.fixture
+def roots(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_class(first / "n02123394" / "images", (200, 40, 40))  # Persian cat, a level deeper as in Tiny-ImageNet
+    write_class(first / "orange", (220, 140, 30), size=32)
+    write_class(second / "orange", (220, 140, 30))
+    write_class(first / "My Garden!", (40, 200, 40))
+    write_class(first / "beetle", (20, 20, 20))
+    write_class(first / "n02129165", (180, 160, 90))  # lion: miniImageNet test
+    return [first, second]
+
+
+def test_no_novel_class_is_trained_on():
+    known = photos.known_folders()
+    assert len(novel_classes()) == 36 + 36
+    for folder in novel_classes():
+        assert known[folder].role in ("val", "excluded"), folder
+        assert known[folder].why, folder
+    for kin in ("n02165456", "n03179701", "n02437312", "lion", "wolf", "bus", "girl"):
+        assert known[kin].role == "excluded", f"{kin} contains or is contained in a novel class"
+    novel = {known[folder].name for folder in novel_classes()}
+    assert not novel & {row.name for row in known.values() if row.role == "train"}
+
+
+def test_folders_of_one_name_are_one_class(roots):
+    groups = photos.listed(roots)
+    assert {key: len(files) for key, files in groups.items()} == {
+        ("train", "mygarden"): 8, ("train", "orange"): 16, ("train", "persiancat"): 8, ("val", "beetle"): 8,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="no class folders"):
+        photos.listed([roots[0] / "orange"])
+
+
+def test_a_pool_leaves_out_what_it_cannot_read(roots, tmp_path):
+    (roots[0] / "orange" / "broken.png").write_bytes(b"not an image")
+    source = photos.load_photos(tmp_path / "pool", roots)
+    assert source.counts.tolist() == [8, 16, 8, 8]
+    assert source.held_out == [source.names.index("beetle")]
+    drawn = source.draw(torch.tensor([source.names.index("persiancat")] * 3), torch.Generator().manual_seed(0), "unet")
+    assert drawn.shape == (3, 3, 64, 64)
+    assert drawn.mean((0, 2, 3)).tolist() == pytest.approx([200 / 255, 40 / 255, 40 / 255], abs=0.02)
+
+
+def test_views_stay_images_and_repeat_by_seed():
+    x = torch.rand(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    for part, view in photos.VIEWS.items():
+        once, again = (view(x, torch.Generator().manual_seed(2)) for _ in range(2))
+        assert torch.equal(once, again)
+        assert 0 <= once.min() <= once.max() <= 1
+        assert once.shape[-1] == (32 if "half" in part else 64)
+    whole = photos.varied(x, torch.Generator().manual_seed(2), 64, least=1.0)
+    assert whole.std() > 0.1
+
+
+def test_two_steps_of_everything_export_a_usable_folder(roots, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    source = photos.load_photos(tmp_path / "pool", roots)
+    small = replace(
+        DESIGNS["photos"], batch={"teacher": 12, "autoencoder": 2, "unet": 2}, latents=8, each=4,
+        network={"widths": [8, 8], "depth": 1, "embedding_dim": 16}, vae_widths=(8, 8, 8, 8), unet_widths=(16, 32),
+        half_size=0.5, dtype="float32",
+    )  # fmt: skip
+    out = train_domain(replace(source, counts=source.counts * 10), tmp_path, small, steps=dict.fromkeys(small.batch, 2))
+    pipeline = StableDiffusionPipeline.from_pretrained(out / "backbone", safety_checker=None, dtype=torch.float32)
+    assert pipeline.vae.config.latent_channels == pipeline.unet.config.in_channels == 8
+    assert "beetle\tval\theld out\n" in (out / "classes.txt").read_text()

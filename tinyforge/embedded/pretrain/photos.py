@@ -1,0 +1,171 @@
+"""The photo domain: any folders of class folders, read once into one array of small images, without the classes that
+the few-shot benchmarks keep for testing.
+
+photos.tsv lists the known folder names: the word each stands for, and its role: 'train'; 'val' (CIFAR-FS validation
+classes: never trained on, the teacher is measured on them); 'excluded' with the reason: every class that names,
+contains or is contained in a validation or test class of CIFAR-FS or miniImageNet, by WordNet id (hypernyms of WordNet
+3.0) and by name. Folders it does not know are trained on, under their own names.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tinyforge.device.preprocess import DecodeFault, decode, resize
+from tinyforge.device.spec import InputSpec
+
+from .source import Source
+
+log = logging.getLogger(__name__)
+
+SIZE = 64
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A row of photos.tsv."""
+
+    folder: str
+    name: str
+    role: str
+    why: str
+
+
+def known_folders() -> dict[str, Known]:
+    """Folder name → its row of photos.tsv."""
+    file = Path(__file__).with_name("photos.tsv")
+    with file.open(encoding="utf-8", newline="") as lines:
+        return {row["folder"]: Known(**row) for row in csv.DictReader(lines, delimiter="\t")}
+
+
+def listed(roots: list[Path]) -> dict[tuple[str, str], list[Path]]:
+    """(role, class name) → its image files, sorted; folders of the same name are one class, excluded ones left out.
+
+    Raises ValueError for a root without class folders.
+    """
+    known, found = known_folders(), {}
+    for root in roots:
+        folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+        if not folders:
+            raise ValueError(f"{root}: no class folders; expected <folder>/<class>/**/*.jpg")
+        for folder in folders:
+            row = known.get(folder.name) or Known(folder.name, _word(folder.name), "train", "")
+            if row.role != "excluded":
+                found.setdefault((row.role, row.name), []).extend(_images(folder))
+    return {key: files for key, files in sorted(found.items()) if files}
+
+
+def _word(folder: str) -> str:
+    """A folder's name as one word of letters and digits."""
+    return "".join(c for c in folder.lower() if c.isalnum()) or "thing"
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+
+
+def build_pool(roots: list[Path], cache: Path) -> None:
+    """Decode every image once: cache/images.npy uint8 (M, SIZE, SIZE, 3), labels.npy int64 (M,), classes.json.
+
+    Files that can't be read are left out and counted in the log. classes.json is written last.
+    """
+    groups = listed(roots)
+    files = [(label, file) for label, group in enumerate(groups.values()) for file in group]
+    cache.mkdir(parents=True, exist_ok=True)
+    pixels = np.lib.format.open_memmap(cache / "images.npy", "w+", np.uint8, (len(files), SIZE, SIZE, 3))
+    labels, place = np.full(len(files), -1, dtype=np.int64), 0
+    for label, image in _read(files):
+        if image is not None:
+            pixels[place], labels[place], place = image, label, place + 1
+    pixels.flush()
+    np.save(cache / "labels.npy", labels[:place])
+    log.info("photos: %d images of %d classes, %d unreadable", place, len(groups), len(files) - place)
+    (cache / "classes.json").write_text(json.dumps([{"role": role, "name": name} for role, name in groups], indent=1))
+
+
+def _read(files: list[tuple[int, Path]]) -> Iterator[tuple[int, np.ndarray | None]]:
+    spec = InputSpec((SIZE, SIZE), resize="bicubic")
+
+    def one(item: tuple[int, Path]) -> tuple[int, np.ndarray | None]:
+        try:
+            return item[0], resize(decode(item[1]), spec)
+        except DecodeFault:
+            return item[0], None
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from pool.map(one, files)
+
+
+def load_photos(cache: Path, roots: list[Path]) -> Source:
+    """The photo domain from its cache, built on the first call (minutes)."""
+    if not (cache / "classes.json").is_file():
+        build_pool(roots, cache)
+    classes = json.loads((cache / "classes.json").read_text())
+    pixels = np.load(cache / "images.npy", mmap_mode="r")
+    return photo_source(classes, pixels, torch.from_numpy(np.load(cache / "labels.npy")))
+
+
+def photo_source(classes: list[dict[str, str]], pixels: np.ndarray, labels: Tensor) -> Source:
+    """Classes weighted by the square root of their number of images. pixels uint8 (>= M, S, S, 3), labels (M,)."""
+    counts = torch.bincount(labels, minlength=len(classes))
+    order, first = torch.argsort(labels, stable=True), counts.cumsum(0) - counts
+    weights = counts.float().sqrt()
+    weights[[i for i, one in enumerate(classes) if one["role"] == "val"]] = 0
+
+    def draw(wanted: Tensor, gen: torch.Generator, part: str) -> Tensor:
+        place = (torch.rand(len(wanted), generator=gen) * counts[wanted]).long()
+        rows = order[first[wanted] + place].numpy()
+        x = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2).float() / 255
+        return VIEWS[part](x, gen)
+
+    names = tuple(one["name"] for one in classes)
+    return Source(names, tuple(one["role"] for one in classes), pixels.shape[1], weights, counts, draw)
+
+
+def flipped(x: Tensor, gen: torch.Generator) -> Tensor:
+    """Every other image mirrored, at random."""
+    mirror = torch.rand(len(x), generator=gen) < 0.5
+    return torch.where(mirror[:, None, None, None], x.flip(-1), x)
+
+
+def varied(x: Tensor, gen: torch.Generator, size: int, least: float = 0.3) -> Tensor:
+    """Random resized crop to size (area `least` … 1, aspect 3/4 … 4/3), mirror, brightness, contrast, saturation.
+
+    Source: Szegedy et al. 2014, arXiv 1409.4842 (the crop); Krizhevsky et al. 2012 (mirror and colour).
+    """
+    b = len(x)
+    area, ratio, dx, dy, mirror = torch.rand(5, b, generator=gen)
+    scale, shape = (least + (1 - least) * area).sqrt(), ((ratio * 2 - 1) * np.log(4 / 3) / 2).exp()
+    w, h = (scale * shape).clamp(max=1), (scale / shape).clamp(max=1)
+    theta = torch.zeros(b, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = torch.where(mirror < 0.5, -w, w), h
+    theta[:, 0, 2], theta[:, 1, 2] = (dx * 2 - 1) * (1 - w), (dy * 2 - 1) * (1 - h)
+    grid = F.affine_grid(theta, [b, 3, size, size], align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    bright, contrast, saturation = (1 + 0.4 * (torch.rand(3, b, 1, 1, 1, generator=gen) * 2 - 1)).unbind(0)
+    grey = x.mean(1, keepdim=True)
+    x = grey + saturation * (x - grey)
+    middle = x.mean((1, 2, 3), keepdim=True)
+    return (bright * (middle + contrast * (x - middle))).clamp(0, 1)
+
+
+VIEWS = {
+    "autoencoder": flipped,
+    "unet": flipped,
+    "teacher": lambda x, gen: varied(x, gen, x.shape[-1]),
+    "teacher, half size": lambda x, gen: varied(x, gen, x.shape[-1] // 2),
+    "held_out": lambda x, gen: x,
+}
+"""How images are drawn for each part."""
