@@ -1,16 +1,19 @@
 """What the stages share: the job, the images, the models, and how far the build has come."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinyforge import embedded
 from tinyforge.errors import MissingError, RecipeError
 from tinyforge.images import content_hash
 from tinyforge.recipe import Recipe, with_defaults
+from tinyforge.stages.domain import choose_domain
 from tinyforge.stages.inputs import Inputs, gather
 from tinyforge.target import Target
 
@@ -127,14 +130,8 @@ def start(job: Job) -> Road:
 
 def equip(job: Job, inputs: Inputs) -> Road:
     """Choose the models for images that are already there, complete the recipe, and say so."""
-    from tinyforge.diffusion.sources import choose_backbone
-
-    backbone = Choice(
-        *choose_backbone(
-            job.recipe.backbone.name, domain_folder=embedded.path("glyphs", "backbone"), offline=job.offline
-        )
-    )
-    teacher = choose_teacher(job.recipe.teacher.name)
+    backbone = backbone_choice(job.recipe.backbone.name, inputs.support.rgb, job.offline)
+    teacher = teacher_choice(job.recipe.teacher.name, backbone, inputs.support.rgb)
     road = Road(replace(job, recipe=complete(job.recipe, backbone.source, teacher.source)), inputs, backbone, teacher)
     for note in (
         *inputs.notes,
@@ -147,31 +144,49 @@ def equip(job: Job, inputs: Inputs) -> Road:
     return road
 
 
-def choose_teacher(name: str) -> Choice:
+def backbone_choice(name: str, images: Sequence[np.ndarray], offline: bool) -> Choice:
+    """What ``backbone.name`` stands for; the embedded one is that of the domain that fits the images."""
+    from tinyforge.diffusion.sources import choose_backbone
+
+    domains = embedded.domains()
+    if name not in ("auto", "embedded", *domains):
+        return Choice(*choose_backbone(name, domain_folder=embedded.path("glyphs", "backbone"), offline=offline))
+    domain, why = choose_domain(name, images)
+    folder = embedded.path(domain, "backbone")
+    source, reason = choose_backbone(name, domain_folder=folder, offline=offline)
+    return Choice(source, f"{reason}; {why}" if source == str(folder) else reason)
+
+
+def teacher_choice(name: str, backbone: Choice, images: Sequence[np.ndarray]) -> Choice:
     """What ``teacher.name`` stands for. 'auto': DINO where there is a GPU and its weights are in the hub cache, else
-    the embedded teacher.
+    the embedded teacher, of the backbone's domain where that is embedded too.
     """
     import torch
 
     from tinyforge.distill.timm_models import find_weights
 
-    own = str(embedded.path("glyphs", "teacher"))
-    if name != "auto":
-        return (
-            Choice(own, "the embedded teacher, as asked")
-            if name in ("embedded", "glyphs")
-            else Choice(name, "as asked")
-        )
-    if not torch.cuda.is_available():
-        return Choice(own, "the embedded teacher: this machine has no CUDA device")
-    try:
-        find_weights(DINO.removeprefix("timm:"), offline=True)
-    except MissingError:
-        return Choice(
-            own,
-            f"the embedded teacher: a GPU is here, but {DINO} is not in the hub cache (--teacher {DINO} downloads it)",
-        )
-    return Choice(DINO, "a GPU is here and the weights are in the hub cache")
+    domains = embedded.domains()
+    if name not in ("auto", "embedded", *domains):
+        return Choice(name, "as asked")
+    if name in domains or name == "embedded":
+        return Choice(_own_teacher(name, backbone, images), "the embedded teacher, as asked")
+    reason = "this machine has no CUDA device"
+    if torch.cuda.is_available():
+        try:
+            find_weights(DINO.removeprefix("timm:"), offline=True)
+        except MissingError:
+            reason = f"a GPU is here, but {DINO} is not in the hub cache (--teacher {DINO} downloads it)"
+        else:
+            return Choice(DINO, "a GPU is here and the weights are in the hub cache")
+    return Choice(_own_teacher(name, backbone, images), f"the embedded teacher: {reason}")
+
+
+def _own_teacher(name: str, backbone: Choice, images: Sequence[np.ndarray]) -> str:
+    """The embedded teacher's folder: of the domain asked for, else of the backbone's, else of the one that fits."""
+    domains = embedded.domains()
+    of_backbone = [domain for domain in domains if str(embedded.path(domain, "backbone")) == backbone.source]
+    domain = name if name in domains else of_backbone[0] if of_backbone else choose_domain(name, images)[0]
+    return str(embedded.path(domain, "teacher"))
 
 
 def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:

@@ -53,7 +53,7 @@ def pretrain(
     if domain == "photos":
         if not data and not (pool / "classes.json").is_file():
             raise ValueError("photos need --data: a folder of class folders, repeatable")
-        source = load_photos(pool, data)
+        source = load_photos(pool, data, device)
     else:
         source = load_glyphs(pool, fonts or [Path("/usr/share/fonts")], data, seed)
     design = DESIGNS[domain]
@@ -186,7 +186,7 @@ class Run:
         features = []
         for c in classes:
             gen = torch.Generator().manual_seed(self.seed * 1_000_003 + 88_000_000 + c)
-            images = normalise(self.source.draw(torch.full((self.design.each,), c), gen, "unet"))
+            images = normalise(self.source.draw(torch.full((self.design.each,), c), gen, "unet").cpu())
             features.append(torch.nn.functional.normalize(network(images), dim=-1).mean(0))
         return torch.stack(features)
 
@@ -231,7 +231,7 @@ def held_out_measures(network: torch.nn.Module, source: Source, ways: int, episo
     if len(held) < ways:
         return {}
     gen = torch.Generator().manual_seed(999)
-    stacks = [source.draw(torch.full((40,), c), gen, "held_out") for c in held]
+    stacks = [source.draw(torch.full((40,), c), gen, "held_out").cpu() for c in held]
     measures = {}
     for shots in (1, 5):
         mean, half, n = teacher.few_shot(

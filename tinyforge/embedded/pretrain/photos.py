@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,17 +108,21 @@ def _read(files: list[tuple[int, Path]]) -> Iterator[tuple[int, np.ndarray | Non
         yield from pool.map(one, files)
 
 
-def load_photos(cache: Path, roots: list[Path]) -> Source:
-    """The photo domain from its cache, built on the first call (minutes)."""
+def load_photos(cache: Path, roots: list[Path], device: str = "cpu") -> Source:
+    """The photo domain from its cache, built on the first call (minutes). On a GPU all images are kept there."""
     if not (cache / "classes.json").is_file():
         build_pool(roots, cache)
     classes = json.loads((cache / "classes.json").read_text())
+    labels = torch.from_numpy(np.load(cache / "labels.npy"))
     pixels = np.load(cache / "images.npy", mmap_mode="r")
-    return photo_source(classes, pixels, torch.from_numpy(np.load(cache / "labels.npy")))
+    if device == "cpu":
+        return photo_source(classes, labels, pixels.shape[1], lambda rows: torch.from_numpy(pixels[rows.numpy()]))
+    there = torch.from_numpy(np.array(pixels[: len(labels)])).to(device)
+    return photo_source(classes, labels, pixels.shape[1], lambda rows: there[rows.to(device)])
 
 
-def photo_source(classes: list[dict[str, str]], pixels: np.ndarray, labels: Tensor) -> Source:
-    """Classes weighted by the square root of their number of images. pixels uint8 (>= M, S, S, 3), labels (M,)."""
+def photo_source(classes: list[dict[str, str]], labels: Tensor, size: int, read: Callable[[Tensor], Tensor]) -> Source:
+    """Classes weighted by the square root of their number of images. labels (M,); read(rows (B,)) → (B, S, S, 3)."""
     counts = torch.bincount(labels, minlength=len(classes))
     order, first = torch.argsort(labels, stable=True), counts.cumsum(0) - counts
     weights = counts.float().sqrt()
@@ -126,17 +130,16 @@ def photo_source(classes: list[dict[str, str]], pixels: np.ndarray, labels: Tens
 
     def draw(wanted: Tensor, gen: torch.Generator, part: str) -> Tensor:
         place = (torch.rand(len(wanted), generator=gen) * counts[wanted]).long()
-        rows = order[first[wanted] + place].numpy()
-        x = torch.from_numpy(pixels[rows]).permute(0, 3, 1, 2).float() / 255
+        x = read(order[first[wanted] + place]).permute(0, 3, 1, 2).float() / 255
         return VIEWS[part](x, gen)
 
     names = tuple(one["name"] for one in classes)
-    return Source(names, tuple(one["role"] for one in classes), pixels.shape[1], weights, counts, draw)
+    return Source(names, tuple(one["role"] for one in classes), size, weights, counts, draw)
 
 
 def flipped(x: Tensor, gen: torch.Generator) -> Tensor:
     """Every other image mirrored, at random."""
-    mirror = torch.rand(len(x), generator=gen) < 0.5
+    mirror = (torch.rand(len(x), generator=gen) < 0.5).to(x.device)
     return torch.where(mirror[:, None, None, None], x.flip(-1), x)
 
 
@@ -146,15 +149,15 @@ def varied(x: Tensor, gen: torch.Generator, size: int, least: float = 0.3) -> Te
     Source: Szegedy et al. 2014, arXiv 1409.4842 (the crop); Krizhevsky et al. 2012 (mirror and colour).
     """
     b = len(x)
-    area, ratio, dx, dy, mirror = torch.rand(5, b, generator=gen)
+    area, ratio, dx, dy, mirror = torch.rand(5, b, generator=gen).to(x.device)
     scale, shape = (least + (1 - least) * area).sqrt(), ((ratio * 2 - 1) * np.log(4 / 3) / 2).exp()
     w, h = (scale * shape).clamp(max=1), (scale / shape).clamp(max=1)
-    theta = torch.zeros(b, 2, 3)
+    theta = torch.zeros(b, 2, 3, device=x.device)
     theta[:, 0, 0], theta[:, 1, 1] = torch.where(mirror < 0.5, -w, w), h
     theta[:, 0, 2], theta[:, 1, 2] = (dx * 2 - 1) * (1 - w), (dy * 2 - 1) * (1 - h)
     grid = F.affine_grid(theta, [b, 3, size, size], align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    bright, contrast, saturation = (1 + 0.4 * (torch.rand(3, b, 1, 1, 1, generator=gen) * 2 - 1)).unbind(0)
+    bright, contrast, saturation = (1 + 0.4 * (torch.rand(3, b, 1, 1, 1, generator=gen).to(x.device) * 2 - 1)).unbind(0)
     grey = x.mean(1, keepdim=True)
     x = grey + saturation * (x - grey)
     middle = x.mean((1, 2, 3), keepdim=True)
