@@ -111,11 +111,15 @@ class Distill(Section):
         None, description="Pixels; null: the median short side of the supports, within 32 to 64, in steps of 16."
     )
     pretrained: bool = Field(False, description="Start a timm student from its pretrained weights.")
-    labels: Literal["class", "teacher"] = Field("teacher", description="Targets of synthetic images.")
+    labels: Literal["auto", "class", "teacher"] = Field(
+        "auto",
+        description="Targets of synthetic images; 'auto' puts them, the teacher and the images themselves on trial.",
+    )
     hard_label_share: Unit = Field(0.5, description="Weight of the class label beside the teacher's soft label.")
     temperature: Positive = 4.0
-    min_agreement: Unit = Field(
-        0.0, description="Drop synthetic images whose class gets less teacher probability than this."
+    min_agreement: Unit | None = Field(
+        None,
+        description="Drop synthetic images whose class gets less teacher probability than this; null: 1 / classes.",
     )
     epochs: Count = 60
     steps_per_epoch: Count = Field(20, description="Fixed, so that every student of a build sees equally many batches.")
@@ -138,6 +142,26 @@ class Distill(Section):
     unlabelled_share: Unit | None = Field(
         None,
         description="Share of each batch's other half drawn from images without labels; null: as many as they are.",
+    )
+
+
+class Trial(Section):
+    """Short students, each without some of the supports, decide what the student learns from (distill.labels =
+    'auto').
+    """
+
+    folds: Annotated[int, Field(ge=2)] = Field(3, description="At most so many; every support is held out once.")
+    steps: Count = Field(100, description="Of each short student.")
+    batch_size: Count = 32
+    input_size: Annotated[int, Field(ge=8)] = Field(
+        32, description="Short students see at most so many pixels, where the network takes any size."
+    )
+    support_shares: list[Unit] = Field(
+        [0.75], description="Once synthetic images have won: further shares of supports in a batch to try."
+    )
+    single_alphas: bool = Field(True, description="Once synthetic images have won: try those of each alpha alone.")
+    min_probability: Unit = Field(
+        0.9, description="A departure from the default must be better with this probability to be taken."
     )
 
 
@@ -189,6 +213,7 @@ class Recipe(Section):
     synthesize: Synthesize = Synthesize()
     teacher: Teacher = Teacher()
     distill: Distill = Distill()
+    trial: Trial = Trial()
     compress: Compress = Compress()
     bench: Bench = Bench()
 

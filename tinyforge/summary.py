@@ -17,13 +17,33 @@ def forged_text(result: dict[str, Any]) -> str:
     """What ``forge`` made: stage folders with their seconds, the bundle, the warnings."""
     rows = [[stage, result["seconds"].get(stage), folder] for stage, folder in result["stages"].items()]
     parts = [table(["stage", "seconds", "folder"], rows)]
+    if "trial" in result:
+        parts.append(trial_text(result["trial"]))
     if "bundle" in result:
         parts += [bundle_text(load_bundle(result["bundle"])), f"bundle: {result['bundle']}"]
     return "\n\n".join([*parts, *(f"warning: {text}" for text in result["warnings"])])
 
 
+def trial_text(trial: dict[str, Any]) -> str:
+    """Which student ships, why, what was rejected, and what became of the synthetic images."""
+    record, dropped = trial["record"] or {"ways": [], "mixes": []}, trial["dropped"]
+    judged = [one for one in (*record["ways"][1:], *record["mixes"][1:]) if one["score"]]
+    rows = [
+        [one["name"], "chosen" if one["name"] == trial["shipped"] else "", one["score"]["correct"], one["score"]["n"]]
+        + [f"{value:+.2f}" for value in (*one["gain"], one["expected"])]
+        + [f"{one['probability']:.2f}"]
+        for one in judged
+    ]
+    head = ["on trial", "", "correct", "n", "gain_nats", "low", "high", "expected", "p_better"]
+    parts = [f"trial: {trial['why']}", *([table(head, rows)] if rows else [])]
+    if dropped:
+        counts = ", ".join(f"{dropped[key]} {key}" for key in ("kept", "rejected", "duplicates"))
+        parts.append(f"synthetic images: {counts}, of {dropped['total']}")
+    return "\n".join(parts)
+
+
 def bundle_text(bundle: Bundle) -> str:
-    """Classes, models with size and latency, and scores of a bundle."""
+    """Classes, models with size and latency, scores, certificate and digest of a bundle."""
     height, width = bundle.spec.size
     size = f"{len(bundle.classes)} classes, {width}x{height} pixels, {bundle.threads} threads"
     latency = bundle.record["latency"]

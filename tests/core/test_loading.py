@@ -113,7 +113,7 @@ class TestFaults:
                 f"{path}: target: is required",
                 f"{path}: epochs: unknown key (did you mean 'distill.epochs'?)",
                 f"{path}: distill.epoch: unknown key (did you mean 'distill.epochs'?)",
-                f"{path}: distill.labels: must be 'class' or 'teacher', not 'techer' (did you mean 'teacher'?)",
+                f"{path}: distill.labels: must be 'auto', 'class' or 'teacher', not 'techer' (did you mean 'teacher'?)",
                 f"{path}: invert.ti_steps: must be greater than or equal to 0, not -1",
                 f"{path}: datta: unknown key (did you mean 'data'?)",
             ]

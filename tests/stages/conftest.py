@@ -14,6 +14,7 @@ TINY = {
     "synthesize": {"images_per_class": 6, "alphas": [0.2, 0.6], "preview_alphas": [0.0, 1.0]},
     "teacher": {"fine_tune_steps": 2, "fine_tune_lrs": [0.0, 0.001]},
     "distill": {"epochs": 3, "steps_per_epoch": 10, "batch_size": 16, "input_size": 16},
+    "trial": {"steps": 6, "batch_size": 8},
     "compress": {"calibration_images": 16, "max_drop": 1.0, "min_agreement": 0.0},
     "bench": {"seconds": 0.01, "min_runs": 64, "warmup": 2},
     "backbone": {"batch_size": 4},

@@ -29,7 +29,16 @@ from tinyforge.distill.students import build_student
 from tinyforge.errors import DataError
 from tinyforge.recipe import Distill
 
-__all__ = ["Method", "StudentResult", "methods", "predict_logits", "seeded_student", "train_student", "training_set"]
+__all__ = [
+    "Method",
+    "StudentResult",
+    "learn",
+    "methods",
+    "predict_logits",
+    "seeded_student",
+    "train_student",
+    "training_set",
+]
 
 WARMUP_SHARE = 0.05
 CHECKPOINT_SECONDS = 5.0
@@ -132,11 +141,21 @@ def _one_step(
     generator = generator_for(seed, "batch", run.step)
     chosen = batch_indices(data, method.use_synthetic, settings, generator)
     labels = data.labels[chosen].to(device)
-    rate = learning_rate(run.step, settings.epochs * settings.steps_per_epoch, settings.lr)
     view = augment(to_unit(data.pixels[chosen].to(device)), STRENGTHS[settings.augment], generator, settings.flip)
-    run.student.train()
     with autocast(settings.dtype, device.type):
         soft = None if teacher is None else teacher.logits(view)
+    learn(run, view, soft, labels, spec, method, settings)
+
+
+def learn(
+    run: Run, view: Tensor, soft: Tensor | None, labels: Tensor, spec: InputSpec, method: Method, settings: Distill
+) -> None:
+    """One optimiser step on views [0, 1] (B, 3, h, w) with the teacher's logits (B, N) or None, and one of the weight
+    average.
+    """
+    rate = learning_rate(run.step, settings.epochs * settings.steps_per_epoch, settings.lr)
+    run.student.train()
+    with autocast(settings.dtype, view.device.type):
         logits = run.student(standardise(view, spec).contiguous(memory_format=torch.channels_last))
     loss = distillation_loss(logits.float(), soft, labels, method.hard_label_share, settings.temperature)
     _descend(run.optimizer, loss, rate)

@@ -35,7 +35,10 @@ class Report:
     scores: {method, n, correct, accuracy, low, high, note?}, shares in [0, 1].
     variants: {name, runtime, precision, model_bytes, parity {max_abs_error, agreement, num_images} | None,
     drop {drop, low, high} | None, reason (why the gate failed), why_lost, p50_ms, p90_ms, p99_ms}.
-    tried: {variant, method, supports, calibration, failure, kept}, the two being parities or None.
+    trial: how the shipped student was chosen: {shipped, why, dropped {total, kept, rejected, duplicates} | None,
+    record | None}; record: {in_domain, held_out, folds, steps, bar, mix_bar, ways, mixes, teacher}, where ways and
+    mixes hold {name, score, log_loss, gain, expected, probability} and teacher is a score with minus_student.
+    tried: {variant, rung, parity | None, drop | None, reason (why it failed, '' when it passed), kept}.
     confusion: (N, N) counts of the chosen model, rows true, columns predicted.
     known: what is known of the target. provenance: title -> {key: value}. licences: {name, licence, ...}.
     """
@@ -46,6 +49,7 @@ class Report:
     chosen: str
     scores: Sequence[Mapping[str, Any]]
     variants: Sequence[Mapping[str, Any]]
+    trial: Mapping[str, Any] | None = None
     tried: Sequence[Mapping[str, Any]] = ()
     alphas: Sequence[float] = ()
     pictures: Sequence[ClassPictures] = ()
@@ -73,6 +77,7 @@ def render_report(report: Report) -> str:
         matrix=confusion_rows(report.confusion) if len(report.classes) <= MAX_MATRIX_CLASSES else None,
         confusions=most_confused(report.confusion, report.classes),
         axis=axis(report.scores),
+        dropped_parts=dropped_parts(report.trial),
     )
 
 
@@ -105,6 +110,17 @@ def data_uri(rgb: np.ndarray) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def dropped_parts(trial: Mapping[str, Any] | None) -> str:
+    """What became of the synthetic images, in a sentence; empty without any."""
+    counts = trial and trial["dropped"]
+    if not counts:
+        return ""
+    return (
+        f"Of {counts['total']} synthetic images {counts['kept']} were kept; the teacher rejected "
+        f"{counts['rejected']}, and {counts['duplicates']} were near-duplicates of a support."
+    )
 
 
 def confusion_rows(confusion: np.ndarray | None) -> list[list[dict[str, float]]] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyforge.recipe import Recipe
-from tinyforge.stages import bench, compress, distill, invert, synthesize
+from tinyforge.stages import bench, compress, distill, invert, synthesize, telling
 from tinyforge.stages.road import Artifact, Job, Road, start
 from tinyforge.store import Partial, Store, stage_key
 from tinyforge.target import Target
@@ -49,6 +49,8 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
     road = start(Job(recipe, target, Path(out), **how))
     advance(road, until)
     result: dict[str, Any] = {"stages": {name: str(one.path) for name, one in road.done.items()}}
+    if "distill" in road.done:
+        result["trial"] = telling.trial(road)
     if until == "bench":
         result |= bench.run(road)
     return result | {"choices": road.choices(), "warnings": road.warnings, "seconds": road.seconds}

@@ -3,10 +3,11 @@
 ::
 
     teacher/                                   the adapted teacher
+    trial/<way>-<fold>.json                    answers about supports held out (stages.trial)
     students/<method>/student.safetensors      the student that ships, and its baselines
     predictions/<method>.json                  answers on the test set, the teacher's too
-    distill.json                               the student that ships, its input, the filter's counts, training
-    histories
+    distill.json                               the student that ships and why, its input, the filter's counts,
+    training histories
 """
 
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import numpy as np
 
 from tinyforge.device.preprocess import decode
 from tinyforge.device.spec import InputSpec
-from tinyforge.images import ImageSet, content_hash
+from tinyforge.images import ImageSet, Item, content_hash, near_duplicates
 from tinyforge.stages.inputs import input_size
 from tinyforge.stages.road import Artifact, Road
+from tinyforge.stages.trial import Way, forced, hold
 from tinyforge.store import Partial
 
 BASELINES = ("support-hard", "support-kd")
@@ -30,6 +32,7 @@ def settings(road: Road) -> dict[str, Any]:
     test, unlabelled = road.inputs.test, road.inputs.unlabelled
     return {
         "distill": road.recipe.distill.model_dump(mode="json"),
+        "trial": road.recipe.trial.model_dump(mode="json"),
         "teacher": road.recipe.teacher.model_dump(mode="json"),
         "fingerprint": road.extractor.fingerprint,
         "seed": road.recipe.seed,
@@ -37,14 +40,6 @@ def settings(road: Road) -> dict[str, Any]:
         "test": None if test is None else content_hash(test),
         "unlabelled": list(unlabelled),
     }
-
-
-def shipped_method(road: Road) -> str:
-    """The student that goes on to compression. Without synthetic images it is a baseline."""
-    labels = road.recipe.distill.labels
-    if road.recipe.synthesize.images_per_class == 0:
-        return {"class": "support-hard", "teacher": "support-kd"}[labels]
-    return f"tint-{labels}"
 
 
 @dataclass(frozen=True)
@@ -68,40 +63,98 @@ class Classroom:
     def agreement(self) -> Any:
         from tinyforge.distill.teacher import agreement
 
-        return agreement(self.teacher, self.images, self.labels, self.road.recipe.distill.min_agreement)
+        least = self.road.recipe.distill.min_agreement
+        chance = 1 / len(self.road.inputs.support.classes)
+        return agreement(self.teacher, self.images, self.labels, chance if least is None else least)
 
     @cached_property
-    def data(self) -> Any:
-        """The training set: supports first, then the synthetic images that the filter kept, then those without a
+    def duplicates(self) -> np.ndarray:
+        """Indices of synthetic images that are probably a support once more."""
+        made = tuple(
+            Item(str(index), int(label), "", rgb)
+            for index, (rgb, label) in enumerate(zip(self.images, self.labels, strict=True))
+        )
+        support = self.road.inputs.support
+        return np.unique([j for _, j, _ in near_duplicates(support, ImageSet(support.classes, made))]).astype(int)
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """Indices of the synthetic images that are no duplicates and that the teacher, if there is one, does not
+        reject.
+        """
+        if not self.images:
+            return np.zeros(0, dtype=int)
+        fit = np.arange(len(self.images)) if self.teacher is None else np.flatnonzero(self.agreement.keep)
+        return np.setdiff1d(fit, self.duplicates)
+
+    @cached_property
+    def _records(self) -> list[dict[str, Any]]:
+        return self.road.done["synthesize"].json("index.json")
+
+    @cached_property
+    def origins(self) -> np.ndarray:
+        """(n,) the support that each synthetic image was made from."""
+        index = {name: i for i, name in enumerate(self.road.inputs.support.names)}
+        return np.array([index[record["support"]] for record in self._records], dtype=int)
+
+    @cached_property
+    def alphas(self) -> np.ndarray:
+        """(n,) the blend of each synthetic image."""
+        return np.array([record["alpha"] for record in self._records], dtype=float)
+
+    def training_set(self, spec: InputSpec, alpha: float | None = None) -> Any:
+        """Supports first, then the synthetic images that are kept (of one alpha, or all), then those without a
         label.
         """
         from tinyforge.distill.pixels import pack
         from tinyforge.distill.train import training_set
 
-        support, kept = self.road.inputs.support, np.flatnonzero(self.agreement.keep) if self.images else []
+        support, kept = self.road.inputs.support, self.kept
+        if alpha is not None:
+            kept = kept[self.alphas[kept] == alpha]
         return training_set(
-            pack(support.rgb, self.spec), support.labels,
-            pack([self.images[i] for i in kept], self.spec), self.labels[kept] if len(kept) else (),
-            pack(self.road.inputs.unlabelled.values(), self.spec),
+            pack(support.rgb, spec), support.labels,
+            pack([self.images[i] for i in kept], spec), self.labels[kept],
+            pack(self.road.inputs.unlabelled.values(), spec),
         )  # fmt: skip
 
-    def train(self, method: str, checkpoint: Path | None = None) -> Any:
-        """The student of one method, from the same start, with the same batches, views and number of steps as any
-        other.
-        """
+    @cached_property
+    def data(self) -> Any:
+        """All that a student of this build may learn from, at its own input size."""
+        return self.training_set(self.spec)
+
+    def train(self, way: Way, checkpoint: Path | None = None) -> Any:
+        """The student made in one way, from the same start, with the same views and number of steps as any other."""
         from tinyforge.distill.train import methods, seeded_student, train_student
 
-        wanted, seed, num_classes = (
-            self.road.recipe.distill,
-            self.road.recipe.seed,
-            len(self.road.inputs.support.classes),
+        road, wanted, seed = self.road, self.road.recipe.distill, self.road.recipe.seed
+        if way.support_share is not None:
+            wanted = wanted.model_copy(update={"support_share": way.support_share})
+        chosen = {one.name: one for one in methods(wanted)}[way.method]
+        data = self.data if way.alpha is None else self.training_set(self.spec, way.alpha)
+        student = seeded_student(
+            wanted, len(road.inputs.support.classes), self.spec.size[0], seed, offline=road.job.offline
         )
-        chosen = {one.name: one for one in methods(wanted)}[method]
-        student = seeded_student(wanted, num_classes, self.spec.size[0], seed, offline=self.road.job.offline)
         return train_student(
-            student, self.spec, self.data, chosen, wanted, seed=seed, teacher=self.teacher, checkpoint=checkpoint,
-            device=self.road.device, progress=self.road.progress(f"student {method}"),
+            student, self.spec, data, chosen, wanted, seed=seed,
+            teacher=self.teacher, checkpoint=checkpoint, device=road.device,
+            progress=road.progress(f"student {way.name}"),
         )  # fmt: skip
+
+    def dropped(self) -> dict[str, Any] | None:
+        """How many synthetic images were made and are kept, per class, and why the others are not."""
+        if not self.images:
+            return None
+        num_classes = len(self.road.inputs.support.classes)
+
+        def count(indices: np.ndarray) -> list[int]:
+            return np.bincount(self.labels[indices], minlength=num_classes).tolist()
+
+        rejected = np.flatnonzero(~self.agreement.keep)
+        return {
+            "total": self.agreement.total, "kept": count(self.kept),
+            "rejected": count(rejected), "duplicates": count(self.duplicates),
+        }  # fmt: skip
 
 
 def work(road: Road, partial: Partial) -> None:
@@ -112,29 +165,46 @@ def work(road: Road, partial: Partial) -> None:
     support, test = road.inputs.support, road.inputs.test
     teacher = adapted_teacher(road, partial.path / "teacher")
     room = Classroom(road, teacher, *synthetic_images(road.done["synthesize"], support.classes))
+    shipped, trial = outcome(room, partial)
     answers = {"teacher": teacher.predict_logits} if test is not None else {}
     histories = {}
-    for method in dict.fromkeys((*BASELINES, shipped_method(road))):
-        result = room.train(method, checkpoint=partial.path / "checkpoints" / method)
-        partial.write(f"students/{method}/student.safetensors", save(result.student.state_dict()))
-        histories[method] = result.history
-        answers[method] = lambda images, student=result.student: predict_logits(student, images, room.spec)
+    for way in dict.fromkeys((*map(Way, BASELINES), *rows(road, room), shipped)):
+        result = room.train(way, checkpoint=partial.path / "checkpoints" / way.name)
+        partial.write(f"students/{way.name}/student.safetensors", save(result.student.state_dict()))
+        histories[way.name] = result.history
+        answers[way.name] = lambda images, student=result.student: predict_logits(student, images, room.spec)
     if test is not None:
-        for method, answer in answers.items():
-            partial.write_json(f"predictions/{method}.json", predictions(test, answer(test.rgb)))
-    counts = {"kept": room.agreement.kept, "total": room.agreement.total} if room.images else None
+        for name, answer in answers.items():
+            partial.write_json(f"predictions/{name}.json", predictions(test, answer(test.rgb)))
     partial.write_json(
         "distill.json",
         {
-            "shipped": shipped_method(road),
+            "shipped": shipped.name,
+            "trial": trial,
             "student": road.recipe.distill.student,
             "input": room.spec.to_json(),
             "teacher": {"lr": teacher.lr, **teacher.record},
-            "agreement": counts,
+            "agreement": room.dropped(),
             "histories": histories,
         },
     )
     partial.remove("checkpoints")
+
+
+def outcome(room: Classroom, partial: Partial) -> tuple[Way, dict[str, Any] | None]:
+    """The way that ships: by trial, or as the recipe forces it, and then there is no record of a trial."""
+    labels = room.road.recipe.distill.labels
+    if labels != "auto":
+        return forced(labels, len(room.images)), None
+    shipped, record = hold(room, partial)
+    room.road.job.log(f"trial: {record['why']}")
+    return shipped, record
+
+
+def rows(road: Road, room: Classroom) -> list[Way]:
+    """TINT's student is always made where there are synthetic images, so that the report shows what it is worth."""
+    labels = {"auto": "teacher"}.get(road.recipe.distill.labels, road.recipe.distill.labels)
+    return [forced(labels, len(room.images))] if room.images else []
 
 
 def adapted_teacher(road: Road, folder: Path) -> Any:

@@ -127,12 +127,21 @@ def rounded(values: Any) -> list[float]:
     return [float(f"{min(float(value), 999.0):.6g}") for value in values]
 
 
+def held_db(road: Road) -> float:
+    """The median PSNR of the supports after the autoencoder alone, in dB."""
+    return float(np.median(road.done["invert"].json("invert.json")["autoencoder_psnr_db"]))
+
+
+def in_domain(road: Road) -> bool:
+    """Whether the backbone's autoencoder knows such images."""
+    return held_db(road) >= DOMAIN_PSNR_DB
+
+
 def check_domain(road: Road) -> None:
     """Warn when the backbone's autoencoder does not know such images: what it synthesizes will not resemble them."""
-    held = float(np.median(road.done["invert"].json("invert.json")["autoencoder_psnr_db"]))
-    if held < DOMAIN_PSNR_DB:
+    if not in_domain(road):
         road.warn(
             f"these images are outside the domain of the backbone {road.backbone_choice.source}: "
-            f"its autoencoder holds them to {held:.1f} dB "
+            f"its autoencoder holds them to {held_db(road):.1f} dB "
             f"(below {DOMAIN_PSNR_DB:.0f}); use --backbone with a model of such images, e.g. sd15"
         )

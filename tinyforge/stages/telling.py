@@ -51,12 +51,10 @@ def report(
             target=road.job.target.name,
             classes=classes,
             chosen=chosen,
-            scores=[
-                {"method": method, "note": METHODS.get(method, "exported model"), **one}
-                for method, one in scores.items()
-            ],
+            scores=[{"method": method, "note": note_on(method, road), **one} for method, one in scores.items()],
             variants=rows,
             tried=[{"variant": one["name"], **tried} for one in compressed["variants"] for tried in one["tried"]],
+            trial=trial(road),
             alphas=road.recipe.synthesize.preview_alphas,
             pictures=pictures(road),
             confusion=confusion(answers[chosen], len(classes)) if chosen in answers else None,
@@ -67,6 +65,32 @@ def report(
             recipe_lock=recipe_toml(road.recipe),
         )
     )
+
+
+def note_on(method: str, road: Road) -> str:
+    """What a row of the accuracy table is, and whether it is the student that ships."""
+    known = METHODS.get(method) or next((text for name, text in METHODS.items() if method.startswith(f"{name}-")), None)
+    if known is None:
+        return "exported model"
+    shipped = road.done["distill"].json("distill.json")["shipped"]
+    return f"{known}; this student is exported" if method == shipped else known
+
+
+def trial(road: Road) -> dict[str, Any]:
+    """The outcome of the trial for the report and the end of a build: the student that ships, why, and what was
+    dropped. record: None where the recipe forced the method.
+    """
+    distilled = road.done["distill"].json("distill.json")
+    dropped = distilled["agreement"]
+    counts = dropped and {key: sum(dropped[key]) for key in ("total", "kept", "rejected", "duplicates")}
+    forced = f"{distilled['shipped']} ships, as the recipe's distill.labels asks; no trial was held"
+    record = distilled["trial"]
+    return {
+        "shipped": distilled["shipped"],
+        "why": record["why"] if record else forced,
+        "dropped": counts,
+        "record": record,
+    }
 
 
 def pictures(road: Road) -> list[Any]:

@@ -1,0 +1,129 @@
+"""The trial within a build: what it leaves, that a stop in it changes nothing, and what is done without evidence."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.stages.test_forge import manifests, recipe_for
+from tinyforge.distill.teacher import fold_of
+from tinyforge.distill.verdict import Judgement
+from tinyforge.loading import load_recipe, load_target
+from tinyforge.stages import Job, advance, start
+from tinyforge.stages.trial import Way, first_round, forced, second_round, why
+from tinyforge.summary import trial_text
+
+
+def road_for(inputs, out, *more):
+    recipe = recipe_for(inputs, *more)
+    return start(Job(recipe, load_target(recipe.target), out, log=lambda text: None))
+
+
+@pytest.fixture(scope="module")
+def tried(forge_inputs, tmp_path_factory):
+    road = road_for(forge_inputs, tmp_path_factory.mktemp("trial"))
+    advance(road, "distill")
+    return road
+
+
+def record(road):
+    return road.done["distill"].json("distill.json")
+
+
+def test_every_support_was_asked_about_once_in_each_way(tried):
+    trial = record(tried)["trial"]
+    assert trial["held_out"] == len(tried.inputs.support) == 6
+    assert [one["name"] for one in trial["ways"]] == ["support-hard", "support-kd", "tint-class", "tint-teacher"]
+    assert all(one["score"]["n"] == 6 for one in trial["ways"])
+    files = sorted(path.name for path in (tried.done["distill"].path / "trial").glob("tint-teacher-[0-9].json"))
+    assert files == [f"tint-teacher-{fold}.json" for fold in range(trial["folds"])]
+
+
+def test_the_record_can_be_worked_out_from_the_answers(tried):
+    trial, folder = record(tried)["trial"], tried.done["distill"].path / "trial"
+    labels = tried.inputs.support.labels
+    folds = fold_of(torch.from_numpy(labels), tried.recipe.trial.folds).numpy()
+    for one in trial["ways"]:
+        right = 0
+        for fold in range(trial["folds"]):
+            logits = np.array(json.loads((folder / f"{one['name']}-{fold}.json").read_text()))
+            right += int((logits.argmax(1) == labels[folds == fold]).sum())
+        assert right == one["score"]["correct"]
+
+
+def test_the_chosen_student_is_there_and_so_are_the_others(tried):
+    made, folder = record(tried), tried.done["distill"].path
+    assert (folder / "students" / made["shipped"] / "student.safetensors").is_file()
+    for method in ("support-hard", "support-kd", "tint-teacher"):
+        assert (folder / "predictions" / f"{method}.json").is_file()
+    assert made["shipped"] == made["trial"]["shipped"]
+
+
+def test_counts_of_what_was_dropped_add_up(tried):
+    counts = record(tried)["agreement"]
+    for total, kept, rejected, copies in zip(
+        *(counts[k] for k in ("total", "kept", "rejected", "duplicates")), strict=True
+    ):
+        assert max(rejected, copies) <= total - kept <= rejected + copies
+
+
+def test_a_stop_within_the_trial_ends_with_the_same_bytes(tried, forge_inputs, tmp_path):
+    class Stopped(Exception):
+        pass
+
+    def stop(stage, done, total):
+        if stage == "trial" and done == 1:
+            raise Stopped
+
+    road = road_for(forge_inputs, tmp_path)
+    road.job = replace(road.job, progress=stop)
+    with pytest.raises(Stopped):
+        advance(road, "distill")
+    assert len(list(tmp_path.glob("store/distill-*.partial/trial/*.json"))) == 5
+    again = road_for(forge_inputs, tmp_path)
+    advance(again, "distill")
+    assert manifests(tmp_path) == manifests(tried.job.out)
+
+
+def test_with_one_support_per_class_outside_the_domain_nothing_is_risked(forge_inputs, tmp_path):
+    images, _, overrides = forge_inputs
+    recipe = load_recipe("smoke", [*overrides, f'data.path="{images}"', "data.shots=1", "distill.epochs=1"])
+    road = start(Job(recipe, load_target(recipe.target), tmp_path, log=lambda text: None))
+    advance(road, "distill")
+    trial = record(road)["trial"]
+    assert (trial["held_out"], trial["in_domain"], trial["shipped"]) == (0, False, "support-hard")
+    assert "nothing could be held out" in trial["why"]
+
+
+def test_a_recipe_can_force_the_method(forge_inputs, tmp_path):
+    road = road_for(forge_inputs, tmp_path, 'distill.labels="class"', "distill.epochs=1")
+    advance(road, "distill")
+    assert (record(road)["shipped"], record(road)["trial"]) == ("tint-class", None)
+
+
+def test_ways_and_mixes():
+    assert [way.name for way in first_round(0)] == ["support-hard", "support-kd"]
+    names = [way.name for way in second_round(Way("tint-teacher"), [0.5, 0.75], 0.5, [0.3, 0.7, 0.3])]
+    assert names == ["tint-teacher", "tint-teacher-share0.75", "tint-teacher-alpha0.3", "tint-teacher-alpha0.7"]
+    assert second_round(Way("tint-class"), [], 0.5, [0.3]) == [Way("tint-class")]
+    assert [forced(labels, n).name for labels in ("class", "teacher") for n in (0, 9)] == [
+        "support-hard", "tint-class", "support-kd", "tint-teacher",
+    ]  # fmt: skip
+
+
+def test_the_outcome_is_told_with_numbers():
+    counted = {"n": 30, "correct": 20, "accuracy": 20 / 30, "low": 0.49, "high": 0.81}
+    ways = [
+        Judgement("support-hard", counted, 1.0, None, 0.0, 0.5),
+        Judgement("tint-teacher", counted, 0.8, (0.2, 0.05, 0.35), 0.18, 0.97),
+    ]
+    told = why("tint-teacher", ways, True)
+    assert "+0.20 nats [+0.05, +0.35] on 30 held-out supports" in told
+    assert "no other way was shown to be better" in why("support-hard", ways, False)
+    dropped = {"total": 60, "kept": 50, "rejected": 4, "duplicates": 6}
+    whole = {"record": {"ways": [asdict(one) for one in ways], "mixes": []}, "shipped": "tint-teacher", "why": told}
+    text = trial_text({**whole, "dropped": dropped})
+    assert "50 kept, 4 rejected, 6 duplicates, of 60" in text
+    assert "chosen" in text

@@ -1,0 +1,241 @@
+"""The trial of a build: what shall the student learn from? Decided on the supports alone, never on the test set.
+
+Every support is held out once. Short students, made in each of the ways that are open, learn from the rest and are
+asked about it; so is a teacher that has not seen it. Where no class has a second support nothing can be held out, and
+what was known before decides: the domain of the diffusion model.
+
+::
+
+    trial/<way>-<fold>.json      logits of one short student, or of the fold's teacher, for the supports held out
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tinyforge.device.stats import paired_difference, score
+from tinyforge.distill.verdict import Judgement, Prior, choose, judge
+from tinyforge.stages.inputs import input_size
+from tinyforge.stages.invert import in_domain
+from tinyforge.store import Partial
+
+REFERENCE = "support-hard"
+PRIORS = {"support-kd": Prior(0.10, 0.10), "tint-class": Prior(-0.05, 0.10), "tint-teacher": Prior(0.12, 0.10)}
+"""Gains in nats expected of a stack in its domain: from the sample task with one support per class, where the teacher's
+labels gained, synthetic images with them a little more, and with class labels they lost."""
+ABROAD = Prior(0.0, 0.2)
+"""Outside the domain nothing is expected of any way."""
+MIX = Prior(0.0, 0.05)
+"""Other shares and blends change little, either way."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of making the student. support_share: None is the recipe's. alpha: only synthetic images of this blend;
+    None: all.
+    """
+
+    method: str
+    support_share: float | None = None
+    alpha: float | None = None
+
+    @property
+    def name(self) -> str:
+        share = "" if self.support_share is None else f"-share{self.support_share:g}"
+        return f"{self.method}{share}" + ("" if self.alpha is None else f"-alpha{self.alpha:g}")
+
+
+def forced(labels: str, num_synthetic: int) -> Way:
+    """What ``distill.labels`` = 'class' or 'teacher' asks for. Without synthetic images it is a baseline."""
+    if num_synthetic == 0:
+        return Way({"class": "support-hard", "teacher": "support-kd"}[labels])
+    return Way(f"tint-{labels}")
+
+
+def first_round(num_synthetic: int) -> list[Way]:
+    return [Way(REFERENCE), Way("support-kd"), *([Way("tint-class"), Way("tint-teacher")] if num_synthetic else [])]
+
+
+def second_round(winner: Way, shares: Iterable[float], usual: float, alphas: Iterable[float]) -> list[Way]:
+    """The winner, then other mixes of it: other shares of supports than the usual, and each of several alphas alone."""
+    alphas = sorted(set(alphas))
+    mixes = [Way(winner.method, support_share=share) for share in sorted(set(shares) - {usual})]
+    return [winner, *mixes, *(Way(winner.method, alpha=alpha) for alpha in alphas if len(alphas) > 1)]
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """One build's trial under way. room: the images, the teacher and the settings (stages.distill.Classroom).
+    labelled: fold -> the views as its teacher labels them.
+    """
+
+    room: Any
+    partial: Partial
+    labelled: dict[int, Any] = field(default_factory=dict)
+
+    @cached_property
+    def court(self) -> Any:
+        import torch
+
+        from tinyforge.distill.students import STUDENTS, default_spec
+        from tinyforge.distill.teacher import fold_of
+        from tinyforge.distill.trial import Court
+
+        room, road = self.room, self.room.road
+        wanted, limits, support = road.recipe.distill, road.recipe.trial, road.inputs.support
+        size = input_size(wanted, support)
+        spec = default_spec(wanted.student, min(size, limits.input_size) if wanted.student in STUDENTS else size)
+        brief = {"epochs": 1, "steps_per_epoch": limits.steps, "batch_size": limits.batch_size}
+        origin = [*range(len(support)), *room.origins[room.kept], *[-1] * len(road.inputs.unlabelled)]
+        return Court(
+            room.training_set(spec), torch.tensor(origin), fold_of(torch.from_numpy(support.labels), limits.folds),
+            spec, wanted.model_copy(update=brief), len(support.classes), road.recipe.seed, road.device,
+        )  # fmt: skip
+
+    @cached_property
+    def views(self) -> Any:
+        from tinyforge.distill.trial import draw_views
+
+        return draw_views(self.court.data, self.court.settings, self.court.seed)
+
+    @cached_property
+    def view_features(self) -> Any:
+        from tinyforge.distill.trial import view_features
+
+        return view_features(self.room.road.extractor, self.views, self.court.device)
+
+    @cached_property
+    def asked(self) -> np.ndarray:
+        """The supports that are held out, fold by fold."""
+        return np.concatenate(
+            [np.zeros(0, int), *(self.court.held_out(i).numpy() for i in range(self.court.num_folds))]
+        )
+
+    def teacher(self, fold: int) -> Any:
+        """Adapted to the supports of the other folds, at the learning rate that was chosen on all."""
+        from tinyforge.distill.teacher import adapt
+
+        road, held_out = self.room.road, set(self.court.held_out(fold).tolist())
+        support = road.inputs.support.subset(i for i in range(len(road.inputs.support)) if i not in held_out)
+        settings = road.recipe.teacher.model_copy(update={"fine_tune_lrs": [self.room.teacher.lr]})
+        return adapt(road.extractor, support.rgb, support.labels, settings, seed=road.recipe.seed, device=road.device)
+
+    def _label(self, fold: int) -> Any:
+        """The views with the labels of the fold's teacher, whose own answers are written down on the way."""
+        from tinyforge.distill.trial import label_views
+
+        if fold not in self.labelled:
+            teacher, support = self.teacher(fold), self.room.road.inputs.support
+            answers = teacher.predict_logits(support.subset(self.court.held_out(fold)).rgb)
+            self._write("teacher", fold, answers)
+            known = self.view_features if teacher.lr == 0 else None
+            self.labelled[fold] = label_views(teacher, self.views, self.court.device, known)
+        return self.labelled[fold]
+
+    def _file(self, name: str, fold: int) -> str:
+        return f"trial/{name}-{fold}.json"
+
+    def _write(self, name: str, fold: int, logits: np.ndarray) -> None:
+        self.partial.write_json(self._file(name, fold), np.round(logits.astype(float), 6).tolist())
+
+    def _read(self, name: str, fold: int) -> np.ndarray:
+        return np.array(json.loads((self.partial.path / self._file(name, fold)).read_text(encoding="utf-8")))
+
+    def _candidate(self, way: Way) -> Any:
+        import torch
+
+        from tinyforge.distill.train import methods
+        from tinyforge.distill.trial import Candidate
+
+        room, wanted, court = self.room, self.court.settings, self.court
+        usable = torch.ones(len(court.data.labels), dtype=torch.bool)
+        if way.alpha is not None:
+            first = court.data.num_supports
+            usable[first : first + len(room.kept)] = torch.from_numpy(room.alphas[room.kept] == way.alpha)
+        share = wanted.support_share if way.support_share is None else way.support_share
+        return Candidate({one.name: one for one in methods(wanted)}[way.method], share, usable)
+
+    def answers(self, ways: Sequence[Way]) -> dict[str, np.ndarray]:
+        """Way -> logits (n, N) for ``asked``, 'teacher' among them. What is written already is not made again."""
+        from tinyforge.distill.trial import held_out_logits
+
+        names, folds = [*(way.name for way in ways), "teacher"], range(self.court.num_folds)
+        for done, fold in enumerate(folds):
+            if not self.partial.has(self._file("teacher", fold)):
+                self._label(fold)
+            for way in ways:
+                if not self.partial.has(self._file(way.name, fold)):
+                    logits = held_out_logits(self.court, self._candidate(way), fold, self.views, self._label(fold))
+                    self._write(way.name, fold, logits)
+            self.room.road.progress("trial")(done + 1, len(folds))
+        empty = np.zeros((0, self.court.num_classes))
+        return {name: np.concatenate([empty, *(self._read(name, fold) for fold in folds)]) for name in names}
+
+
+def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
+    """The way that ships, and what the report says of how it was chosen."""
+    hearing, recipe, at_home = Hearing(room, partial), room.road.recipe, in_domain(room.road)
+    ways = {way.name: way for way in first_round(len(room.kept))}
+    labels = room.road.inputs.support.labels[hearing.asked]
+    answers = hearing.answers(list(ways.values()))
+    teacher = answers.pop("teacher")
+    judged = judge(answers, labels, REFERENCE, PRIORS if at_home else dict.fromkeys(ways, ABROAD))
+    bar = 0.5 if at_home else recipe.trial.min_probability
+    winner = chosen = ways[choose(judged, bar)]
+    mixes: list[Judgement] = []
+    if winner.method.startswith("tint") and len(labels):
+        alphas = room.alphas[room.kept].tolist() if recipe.trial.single_alphas else []
+        tried = {
+            way.name: way
+            for way in second_round(winner, recipe.trial.support_shares, recipe.distill.support_share, alphas)
+        }
+        others = hearing.answers(list(tried.values()))
+        others.pop("teacher")
+        mixes = judge(others, labels, winner.name, dict.fromkeys(tried, MIX))
+        chosen = tried[choose(mixes, recipe.trial.min_probability)]
+    return chosen, {
+        "shipped": chosen.name,
+        "in_domain": at_home,
+        "held_out": len(labels),
+        "folds": hearing.court.num_folds,
+        "steps": recipe.trial.steps,
+        "bar": bar,
+        "mix_bar": recipe.trial.min_probability,
+        "why": why(winner.name, judged, at_home),
+        "ways": [asdict(one) for one in judged],
+        "mixes": [asdict(one) for one in mixes],
+        "teacher": teacher_record(teacher, answers[REFERENCE], labels),
+    }
+
+
+def teacher_record(teacher: np.ndarray, student: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
+    """The teacher's score on supports it has not seen, and that minus the support-only student's, paired."""
+    if len(labels) == 0:
+        return None
+    right, other = teacher.argmax(axis=1) == labels, student.argmax(axis=1) == labels
+    return {**score(int(right.sum()), len(labels)), "minus_student": paired_difference(right, other)}
+
+
+def why(winner: str, judged: Sequence[Judgement], at_home: bool) -> str:
+    """The outcome in a sentence."""
+    where = "in" if at_home else "outside"
+    won = next(one for one in judged if one.name == winner)
+    if won.score is None:
+        known = f"nothing could be held out, with one support per class, and the images are {where} the model's domain"
+        return f"{winner} ships: {known}"
+    if winner == REFERENCE:
+        best = max(judged[1:], key=lambda one: one.expected)
+        return f"{winner} ships: no other way was shown to be better; the nearest was {best.name}, {evidence(best)}"
+    return f"{winner} ships, against {REFERENCE}: {evidence(won)}; the images are {where} the model's domain"
+
+
+def evidence(one: Judgement) -> str:
+    mean, low, high = one.gain or (float("nan"),) * 3
+    return (
+        f"{mean:+.2f} nats [{low:+.2f}, {high:+.2f}] on {one.score['n']} held-out supports, "
+        f"better with probability {one.probability:.2f}"
+    )
