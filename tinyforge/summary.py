@@ -58,5 +58,6 @@ def bundle_text(bundle: Bundle) -> str:
             f"{bundle.name} for {bundle.target}: {size}\nclasses: {', '.join(bundle.classes)}",
             table(["model (* chosen)", "runtime", "precision", "size_kib", *PERCENTILES], rows),
             scores_text(scores) if scores else "no scores: there were no test images",
+            f"certificate: {bundle.record['certificate']['statement']}\ndigest: {bundle.digest}",
         )
     )

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import tinyforge.device
-from tinyforge.device.bundle import file_record, hash_files
-from tinyforge.device.runtime import import_runtime, open_session
-from tinyforge.device.selftest import write_golden
+from tinyforge.device.bundle import SCHEMA_VERSION, file_record
+from tinyforge.device.claims import claims
+from tinyforge.device.runtime import import_runtime
+from tinyforge.device.seal import bundle_files, hash_files, record_bytes, sealed
+from tinyforge.device.selftest import Model, write_golden
 from tinyforge.device.spec import InputSpec
-from tinyforge.device.stats import score
 
 CLASSES = ["red", "green", "blue"]
 SPEC = InputSpec(size=(8, 8), resize="bilinear")
@@ -40,15 +42,17 @@ def colour_picture(label: int, seed: int = 0, size: tuple[int, int] = (20, 14)) 
     return Image.fromarray(pixels)
 
 
-def write_onnx(path: Path, metadata: dict[str, str], *, layout: str = "NCHW", batch: int | str = "batch") -> Path:
-    """float32 images -> mean of each channel, times 10: logits (B, 3)."""
+def write_onnx(
+    path: Path, metadata: dict[str, str], *, layout: str = "NCHW", batch: int | str = "batch", factor: float = 10.0
+) -> Path:
+    """float32 images -> mean of each channel, times ``factor``: logits (B, 3)."""
     axes = [2, 3] if layout == "NCHW" else [1, 2]
     planes = [3, 8, 8] if layout == "NCHW" else [8, 8, 3]
-    constants = [numpy_helper.from_array(np.float32(10), "ten"), numpy_helper.from_array(np.array(axes), "axes")]
+    constants = [numpy_helper.from_array(np.float32(factor), "factor"), numpy_helper.from_array(np.array(axes), "axes")]
     graph = helper.make_graph(
         [
             helper.make_node("ReduceMean", ["images", "axes"], ["means"], keepdims=0),
-            helper.make_node("Mul", ["means", "ten"], ["logits"]),
+            helper.make_node("Mul", ["means", "factor"], ["logits"]),
         ],
         "colour",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, *planes])],
@@ -73,7 +77,7 @@ def write_openvino(onnx_path: Path, path: Path, metadata: dict[str, str]) -> Pat
 
 def build_bundle(root: Path, spec: InputSpec = SPEC) -> Path:
     """Every file of a bundle, bundle.json last."""
-    metadata = {"classes": json.dumps(CLASSES), "input": json.dumps(spec.to_json())}
+    metadata = metadata_of(spec)
     (root / "model").mkdir(parents=True)
     write_onnx(root / "model/onnx-fp32.onnx", metadata, layout=spec.layout)
     write_openvino(root / "model/onnx-fp32.onnx", root / "model/openvino-fp16.xml", metadata)
@@ -92,46 +96,83 @@ def build_bundle(root: Path, spec: InputSpec = SPEC) -> Path:
     source = Path(tinyforge.device.__file__).parent
     shutil.copytree(source, root / "tinyforge_device", ignore=shutil.ignore_patterns("__pycache__"))
     images = {f"{label}.png": encode(colour_picture(label)) for label in range(3)}
-    sessions = {
-        name: open_session(root / variant["files"][0]["path"], variant["runtime"]) for name, variant in variants.items()
+    models = {
+        name: Model(root / one["files"][0]["path"], one["runtime"], one["precision"], 1)
+        for name, one in variants.items()
     }
-    write_golden(root, images, spec, sessions)
+    write_golden(root, images, spec, models)
+    for method, last in (("student", 1), ("onnx-fp32", 2), ("openvino-fp16", 1)):
+        write_predictions(root, method, [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, last])
+    model = {"chosen": "onnx-fp32", "variants": variants}
     record = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "name": "colour",
         "target": "generic-cpu",
         "classes": CLASSES,
         "input": spec.to_json(),
         "threads": 1,
-        "model": {"chosen": "onnx-fp32", "variants": variants},
-        "scores": {"student": write_predictions(root, "student", [0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 1])},
-        "latency": {},
+        "model": model,
+        **claims(root, bundle_files(root), model, len(CLASSES), 1),
         "provenance": {"seed": 0},
         "licences": [{"name": "colour", "licence": "Apache-2.0"}],
     }
     (root / "README.md").write_text("A bundle for tests.\n")
+    (root / "report.html").write_text("<!doctype html><title>colour</title>\n")
+    (root / "recipe.lock.toml").write_text('name = "colour"\n')
+    (root / "requirements.txt").write_text("numpy>=1.26\nPillow>=10.3\nonnxruntime>=1.20\n")
     write_record(root, {**record, "files": hash_files(root)})
     return root
 
 
-def write_predictions(root: Path, method: str, labels: list[int], predicted: list[int]) -> dict:
-    """predictions/<method>.json; returns the entry of ``scores``."""
+def metadata_of(spec: InputSpec = SPEC) -> dict[str, str]:
+    """What a model file says of itself."""
+    return {"name": "colour", "classes": json.dumps(CLASSES), "input": json.dumps(spec.to_json())}
+
+
+def write_predictions(root: Path, method: str, labels: list[int], predicted: list[int]) -> None:
     name = f"predictions/{method}.json"
     (root / "predictions").mkdir(exist_ok=True)
     names = [f"{index}.png" for index in range(len(labels))]
     (root / name).write_text(json.dumps({"names": names, "labels": labels, "predicted": predicted}))
-    correct = sum(label == found for label, found in zip(labels, predicted, strict=True))
-    return {**score(correct, len(labels)), "predictions": name}
 
 
-def write_record(root: Path, record: dict) -> None:
-    (root / "bundle.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+def read_record(root: Path) -> dict:
+    return json.loads((root / "bundle.json").read_bytes())
+
+
+def write_record(root: Path, record: dict, *, seal: bool = True) -> None:
+    """bundle.json with a fitting seal, as a careful forger would write it, or with the one in ``record``."""
+    (root / "bundle.json").unlink(missing_ok=True)
+    (root / "bundle.json").write_bytes(record_bytes(sealed(record) if seal else record))
 
 
 def change_record(root: Path, **changes) -> None:
-    """Edit top-level keys of bundle.json; None removes."""
-    record = {**json.loads((root / "bundle.json").read_text()), **changes}
+    """Edit top-level keys of bundle.json and seal it again; None removes."""
+    record = {**read_record(root), **changes}
     write_record(root, {key: value for key, value in record.items() if value is not None})
+
+
+def edit_record(root: Path, change: Callable[[dict], object], *, seal: bool = True) -> None:
+    """bundle.json changed by a function of it."""
+    record = read_record(root)
+    change(record)
+    write_record(root, record, seal=seal)
+
+
+def rehash(root: Path) -> None:
+    """List every file as it is now, and seal."""
+    record = read_record(root)
+    for variant in record["model"]["variants"].values():
+        variant["files"] = [file_record(root, file["path"]) for file in variant["files"]]
+    write_record(root, {**record, "files": hash_files(root)})
+
+
+def reclaim(root: Path, candidates: int = 1) -> None:
+    """Work every claim out again from the raw data now there, list every file, and seal."""
+    rehash(root)
+    record = read_record(root)
+    found = claims(root, record["files"], record["model"], len(record["classes"]), candidates)
+    write_record(root, {**record, **found})
 
 
 def run_module(root: Path, *arguments: str) -> subprocess.CompletedProcess:

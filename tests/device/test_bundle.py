@@ -1,20 +1,13 @@
+import hashlib
 import json
 
 import pytest
 
-from tinyforge.device.bundle import (
-    BundleFault,
-    bundle_files,
-    hash_faults,
-    load_bundle,
-    locate,
-)
+from tinyforge.device.bundle import hash_faults, load_bundle
+from tinyforge.device.folder import BundleFault, check_distinct, check_name, locate
+from tinyforge.device.seal import bundle_files, digest_of, seal_of
 
-from .conftest import CLASSES, SPEC, change_record, write_record
-
-
-def record_of(root):
-    return json.loads((root / "bundle.json").read_text())
+from .conftest import CLASSES, SPEC, change_record, read_record, rehash, write_record
 
 
 def test_a_good_bundle(built_bundle):
@@ -26,15 +19,47 @@ def test_a_good_bundle(built_bundle):
     assert bundle.variant("openvino-fp16").model_bytes > 0
 
 
-def test_unhashed_files_and_byte_code_are_not_listed(bundle_path):
-    (bundle_path / "report.html").write_text("anything")
+def test_every_file_is_listed_but_bundle_json_byte_code_and_what_is_hidden(bundle_path):
     (bundle_path / ".venv").mkdir()
     (bundle_path / ".venv/pyvenv.cfg").write_text("")
     cache = bundle_path / "tinyforge_device/__pycache__"
     cache.mkdir()
     (cache / "spec.cpython-311.pyc").write_bytes(b"x")
     load_bundle(bundle_path, check_hashes=True)
-    assert not {"bundle.json", "README.md", "report.html"} & set(bundle_files(bundle_path))
+    assert {"README.md", "report.html", "requirements.txt"} < set(bundle_files(bundle_path))
+    (cache / "payload.so").write_bytes(b"x")
+    with pytest.raises(BundleFault, match=r"__pycache__/payload\.so: not listed"):
+        load_bundle(bundle_path, check_hashes=True)
+
+
+def test_the_seal_is_the_sha256_of_the_record_without_it(built_bundle):
+    record = read_record(built_bundle)
+    seal = record.pop("seal")
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    assert seal == seal_of(record) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_digest_is_what_sha256sum_prints(built_bundle):
+    data = (built_bundle / "bundle.json").read_bytes()
+    assert load_bundle(built_bundle).digest == digest_of(data) == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace('"seed": 0', '"seed": 1'),
+        lambda text: text.replace('"seed": 0', '"seed":  0'),
+        lambda text: text.replace('"seed": 0', '"seed": 0.0'),
+        lambda text: text.rstrip(),
+        lambda text: text.replace("colour", "\\u0063olour"),
+    ],
+)
+def test_an_edited_record_is_not_used(bundle_path, edit):
+    path = bundle_path / "bundle.json"
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(BundleFault, match="edited after it was sealed"):
+        load_bundle(bundle_path)
+    assert load_bundle(bundle_path, sealed=False).unsealed
 
 
 @pytest.mark.parametrize("key", ["schema_version", "name", "classes", "input", "threads", "model", "files", "scores"])
@@ -47,7 +72,9 @@ def test_every_key_is_needed(bundle_path, key):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema version 2, this program reads 1"),
+        ({"schema_version": 1}, "schema version 1, of an older TinyForge; build it again with this version"),
+        ({"schema_version": 3}, "schema version 3, this program reads 2"),
+        ({"schema_version": "2"}, "schema version '2', this program reads 2"),
         ({"schema_version": True}, "schema version True"),
         ({"extra": 1}, "unknown key 'extra'"),
         ({"name": 5}, "'name' must be text"),
@@ -81,7 +108,7 @@ def test_faulty_records_are_refused(bundle_path, changes, message):
     ],
 )
 def test_faulty_variants_are_refused(bundle_path, key, value, message):
-    record = record_of(bundle_path)
+    record = read_record(bundle_path)
     record["model"]["variants"]["onnx-fp32"][key] = value
     write_record(bundle_path, record)
     with pytest.raises(BundleFault, match=message):
@@ -91,17 +118,16 @@ def test_faulty_variants_are_refused(bundle_path, key, value, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bytes": 1}, r"model/onnx-fp32\.onnx: \d+ bytes, bundle.json says 1"),
         ({"bytes": 0}, "'bytes' must be at least 1"),
         ({"bytes": "many"}, "'bytes' must be a whole number"),
         ({"sha256": "0" * 64}, "'model' and 'files' disagree"),
         ({"sha256": "xyz"}, "not a sha256"),
-        ({"path": "model/absent.onnx"}, r"model/absent\.onnx: missing"),
+        ({"path": "model/absent.onnx"}, r"model/absent\.onnx: named in 'model', but not in 'files'"),
         ({"path": "../outside.onnx"}, "leaves the bundle"),
     ],
 )
 def test_faulty_file_records_are_refused(bundle_path, change, message):
-    record = record_of(bundle_path)
+    record = read_record(bundle_path)
     record["model"]["variants"]["onnx-fp32"]["files"][0].update(change)
     write_record(bundle_path, record)
     with pytest.raises(BundleFault, match=message):
@@ -109,28 +135,60 @@ def test_faulty_file_records_are_refused(bundle_path, change, message):
 
 
 def test_a_file_named_twice_is_refused(bundle_path):
-    record = record_of(bundle_path)
+    record = read_record(bundle_path)
     record["model"]["variants"]["onnx-fp32"]["files"] *= 2
     write_record(bundle_path, record)
     with pytest.raises(BundleFault, match="must name each file once"):
         load_bundle(bundle_path)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "model\\x", "C:x", "", "a\0b"])
-def test_paths_that_leave_are_refused(bundle_path, name):
-    with pytest.raises(BundleFault, match="leaves the bundle"):
+NAMES = [
+    ("/etc/passwd", "is absolute"),
+    ("../x", "leaves the bundle"),
+    ("a/../../x", "leaves the bundle"),
+    ("model\\x", "is a Windows path"),
+    ("C:x", "is a Windows path"),
+    ("\\\\server\\share", "is a Windows path"),
+    ("", "is empty"),
+    ("a\0b", "control character"),
+    ("a\nb", "control character"),
+    ("model//onnx-fp32.onnx", "plain form"),
+    ("./model", "plain form"),
+    ("model/", "plain form"),
+    ("model/nul.onnx", "not portable"),
+    ("model/x.", "not portable"),
+    ("a" * 1000, "cannot be used"),
+    ("\ud800", "cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("name", "reason"), NAMES)
+def test_unsafe_paths_are_refused_wherever_they_stand(bundle_path, name, reason):
+    with pytest.raises(BundleFault, match=reason):
         locate(bundle_path, name)
+    record = read_record(bundle_path)
+    text = json.dumps({**record, "files": {**record["files"], name: "0" * 64}})
+    (bundle_path / "bundle.json").write_text(text)
+    with pytest.raises(BundleFault, match=reason):
+        load_bundle(bundle_path)
 
 
-@pytest.mark.parametrize("name", ["a" * 1000, "\ud800"])
-def test_unusable_paths_are_refused(bundle_path, name):
-    with pytest.raises(BundleFault, match="cannot be used"):
-        locate(bundle_path, name)
+@pytest.mark.parametrize("name", ["model/onnx-fp32.onnx", "ü/é.png", ".hidden", "a b.txt", "console.txt"])
+def test_safe_paths(name):
+    check_name(name)
 
 
-def test_paths_are_written_one_way(bundle_path):
-    with pytest.raises(BundleFault, match="plain form"):
-        locate(bundle_path, "model//onnx-fp32.onnx")
+@pytest.mark.parametrize("pair", [("README.md", "readme.MD"), ("\u00e9.png", "e\u0301.png"), ("straße", "STRASSE")])
+def test_names_that_are_one_file_elsewhere(pair):
+    with pytest.raises(BundleFault, match="same file on some systems"):
+        check_distinct(pair)
+
+
+def test_a_folder_in_the_place_of_a_file(bundle_path):
+    (bundle_path / "report.html").unlink()
+    (bundle_path / "report.html").mkdir()
+    with pytest.raises(BundleFault, match=r"report\.html: is not a regular file"):
+        load_bundle(bundle_path)
 
 
 def test_symbolic_links_may_not_leave(bundle_path, tmp_path):
@@ -138,6 +196,25 @@ def test_symbolic_links_may_not_leave(bundle_path, tmp_path):
     (bundle_path / "link").symlink_to(tmp_path / "outside")
     with pytest.raises(BundleFault, match="leaves the bundle through a symbolic link"):
         locate(bundle_path, "link")
+    assert ("link", "link: not listed in bundle.json") in hash_faults(load_bundle(bundle_path))
+
+
+def test_symbolic_links_are_refused_inside_too(bundle_path):
+    (bundle_path / "report.html").unlink()
+    (bundle_path / "report.html").symlink_to("README.md")
+    with pytest.raises(BundleFault, match=r"'report\.html' is a symbolic link"):
+        load_bundle(bundle_path)
+
+
+def test_a_linked_folder_is_found(bundle_path, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (bundle_path / "more").symlink_to(tmp_path / "outside")
+    assert hash_faults(load_bundle(bundle_path)) == [("more", "more: not listed in bundle.json")]
+    (bundle_path / "more").unlink()
+    (bundle_path / "selftest").rename(tmp_path / "selftest")
+    (bundle_path / "selftest").symlink_to(tmp_path / "selftest")
+    with pytest.raises(BundleFault, match="leaves the bundle through a symbolic link"):
+        load_bundle(bundle_path)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +225,8 @@ def test_symbolic_links_may_not_leave(bundle_path, tmp_path):
         ("[1]", "must be an object"),
         ('{"a": 1, "a": 2}', "'a' appears twice"),
         ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": 1e999}', "1e999 is too large a number"),
+        ('{"a": -Infinity}', "-Infinity is not a JSON number"),
         ("[" * 100_000, "not valid JSON"),
         ('"\\ud800', "not valid JSON"),
     ],
@@ -155,6 +234,13 @@ def test_symbolic_links_may_not_leave(bundle_path, tmp_path):
 def test_damaged_json_is_refused(bundle_path, text, message):
     (bundle_path / "bundle.json").write_text(text)
     with pytest.raises(BundleFault, match=message):
+        load_bundle(bundle_path)
+
+
+def test_a_huge_record_is_not_read(bundle_path):
+    with (bundle_path / "bundle.json").open("r+b") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(BundleFault, match=r"bundle\.json: larger than \d+ bytes"):
         load_bundle(bundle_path)
 
 
@@ -171,9 +257,20 @@ def test_changed_missing_and_added_files_are_all_found(bundle_path):
     (bundle_path / "selftest/1.png").unlink()
     (bundle_path / "new.txt").write_text("x")
     assert hash_faults(bundle) == [
-        "selftest/0.png: changed, its sha256 differs from bundle.json",
-        "selftest/1.png: missing",
-        "new.txt: not listed in bundle.json",
+        ("selftest/0.png", "selftest/0.png: changed, its sha256 differs from bundle.json"),
+        ("selftest/1.png", "selftest/1.png: missing"),
+        ("new.txt", "new.txt: not listed in bundle.json"),
     ]
     with pytest.raises(BundleFault, match=r"selftest/1\.png: missing"):
         load_bundle(bundle_path)
+
+
+def test_a_changed_model_is_not_opened(bundle_path):
+    bundle = load_bundle(bundle_path)
+    with (bundle_path / "model/openvino-fp16.bin").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(BundleFault, match=r"model/openvino-fp16\.bin: changed"):
+        bundle.model_path(bundle.variant("openvino-fp16"))
+    rehash(bundle_path)
+    again = load_bundle(bundle_path)
+    assert again.model_path(again.variant("openvino-fp16")).is_file()

@@ -1,16 +1,34 @@
-"""Whatever number is edited, verify finds it and says what the raw data give."""
+"""Whatever number is edited, verify finds it and says what the raw data give. ``test_mutations`` does it for all."""
 
 import json
+import math
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tinyforge.device.bench import bench_model, summary
-from tinyforge.device.bundle import BundleFault, file_record, hash_files, load_bundle
+from tinyforge.device import stats
+from tinyforge.device.bench import bench_model
+from tinyforge.device.bundle import load_bundle
+from tinyforge.device.claims import certificate
+from tinyforge.device.folder import BundleFault
+from tinyforge.device.machine import describe_machine
+from tinyforge.device.metadata import read_metadata
+from tinyforge.device.runtime import open_session
 from tinyforge.device.verify import verify_bundle
 
-from .conftest import CLASSES, SPEC, change_record, write_onnx, write_predictions, write_record
+from .conftest import (
+    CLASSES,
+    SPEC,
+    change_record,
+    metadata_of,
+    read_record,
+    reclaim,
+    rehash,
+    write_onnx,
+    write_predictions,
+    write_record,
+)
 
 
 @pytest.fixture(scope="module")
@@ -18,22 +36,22 @@ def report(built_bundle):
     """Of the fp32 model, measured once."""
     bundle = load_bundle(built_bundle)
     model, images = bundle.model_path(bundle.variant()), [built_bundle / "selftest/0.png"]
-    return bench_model(model, "onnxruntime", 1, images, SPEC, seconds=0, min_runs=70, warmup=2)
+    report = bench_model(model, "onnxruntime", 1, images, SPEC, seconds=0, min_runs=70, warmup=2)
+    return {**report, "machine": describe_machine(), "settled": True, "valid": True}
 
 
 @pytest.fixture
 def measured_path(bundle_path, report):
     """A bundle with latencies."""
     (bundle_path / "latency").mkdir()
-    (bundle_path / "latency/onnx-fp32.json").write_text(json.dumps(report["raw_us"]))
-    latency = {"onnx-fp32": {**summary(report), "raw": "latency/onnx-fp32.json"}}
-    change_record(bundle_path, latency=latency, files=hash_files(bundle_path))
+    (bundle_path / "latency/onnx-fp32.json").write_text(json.dumps(report))
+    reclaim(bundle_path)
     return bundle_path
 
 
 def edit(root, path, value):
     """Set one number of bundle.json, given by its keys."""
-    record = json.loads((root / "bundle.json").read_text())
+    record = read_record(root)
     place = record
     for key in path[:-1]:
         place = place[key]
@@ -48,14 +66,15 @@ def messages(root):
 def test_a_good_bundle_passes(measured_path):
     outcome = verify_bundle(measured_path)
     assert outcome.faults == []
-    assert outcome.checks > 20
+    assert outcome.checks > 100
+    assert set(outcome.facts) == {"digest", "certificate"}
 
 
 @pytest.mark.parametrize("key", ["n", "correct", "accuracy", "low", "high"])
 def test_every_number_of_a_score_is_recomputed(bundle_path, key):
     edit(bundle_path, ["scores", "student", key], 0.99)
     (message,) = messages(bundle_path)
-    assert message.startswith(f"scores['student']: {key} is given as 0.99, the raw data say ")
+    assert message.startswith(f"scores/student/{key} is given as 0.99, the raw data say ")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +84,7 @@ def test_every_number_of_a_score_is_recomputed(bundle_path, key):
 def test_every_latency_is_recomputed(measured_path, path):
     edit(measured_path, ["latency", "onnx-fp32", *path], 0.001)
     (message,) = messages(measured_path)
-    assert message.startswith(f"latency['onnx-fp32']: {path[0]} is given as ")
+    assert message.startswith(f"latency/onnx-fp32/{'/'.join(path)} is given as 0.001, the raw data say ")
 
 
 def test_model_size_is_compared(measured_path):
@@ -73,13 +92,88 @@ def test_model_size_is_compared(measured_path):
     assert "model_bytes is given as 10" in messages(measured_path)[0]
 
 
+def test_numbers_that_are_only_stated_are_those_of_the_raw_report(measured_path):
+    edit(measured_path, ["latency", "onnx-fp32", "load_ms"], 0.001)
+    (message,) = messages(measured_path)
+    assert message.startswith("latency/onnx-fp32/load_ms is given as 0.001, the raw data say ")
+
+
+def test_the_certificate_follows_from_the_raw_data(measured_path, report):
+    found = read_record(measured_path)["certificate"]
+    assert found["variant"] == "onnx-fp32"
+    assert found["accuracy"]["at_least"] == math.floor(stats.exact_lower(6, 6) * 1e6) / 1e6 == 0.606962
+    assert found["latency"]["at_most_ms"] == stats.percentile_bound(report["raw_us"]["infer"], 0.9) / 1000
+    assert found["statement"] == (
+        f"top-1 >= 60.6 % at 95 % (exact binomial, n = 6); p90 <= {found['latency']['at_most_ms']:g} ms at 99 % "
+        f"(early stopping, {found['latency']['runs']} runs) on {report['machine']['cpu']}"
+    )
+    assert verify_bundle(measured_path).facts["certificate"] == found["statement"]
+
+
+@pytest.mark.parametrize("place", [("accuracy", "at_least"), ("latency", "at_most_ms"), ("latency", "runs")])
+def test_a_better_certificate_is_found(measured_path, place):
+    edit(measured_path, ["certificate", *place], 0.999)
+    (message,) = messages(measured_path)
+    assert message.startswith(f"certificate/{'/'.join(place)} is given as 0.999, the raw data say ")
+
+
+def test_more_candidates_lower_the_claim(measured_path):
+    before = read_record(measured_path)["certificate"]["accuracy"]["at_least"]
+    reclaim(measured_path, candidates=4)
+    after = read_record(measured_path)["certificate"]
+    assert after["accuracy"]["at_least"] == math.floor(stats.exact_lower(6, 6, 1 - 0.05 / 4) * 1e6) / 1e6 < before
+    assert "n = 6, best of 4" in after["statement"]
+    assert messages(measured_path) == []
+
+
+ROWS = [(f"{index}.png", 0, 0) for index in range(50)]
+
+
+def timed(runs, **more):
+    return {"raw_us": {"infer": [1000] * runs}, "machine": {"cpu": "Pi"}, "threads": 1, "settled": True, **more}
+
+
+@pytest.mark.parametrize(
+    ("answers", "report", "statement"),
+    [
+        ({}, timed(64), "no accuracy is claimed: there were no test images; p90 <= 1 ms"),
+        ({"m": ROWS}, timed(63), "no latency is claimed: 64 timed runs are needed, there are 63"),
+        ({"m": ROWS}, None, "no latency is claimed: it was not measured"),
+        ({"m": ROWS}, timed(64, machine={"cpu": "x", "emulated": True}), "claimed: it was measured under an emulator"),
+        ({"m": ROWS}, timed(64, valid=False, reasons=["throttled"]), "the measurement is not valid: throttled"),
+        ({"m": ROWS}, timed(64, settled=False), "(early stopping, 64 runs, not settled) on Pi"),
+        ({"m": ROWS}, timed(64), "top-1 >= 94.1 % at 95 % (exact binomial, n = 50); p90 <= 1 ms at 99 %"),
+        ({"other": ROWS}, timed(64), "no accuracy is claimed"),
+    ],
+)
+def test_nothing_is_certified_that_was_not_measured(answers, report, statement):
+    found = certificate("m", answers, {} if report is None else {"m": report}, 1)
+    assert statement in found["statement"]
+    assert (found["accuracy"] is None) == ("no accuracy" in statement)
+
+
+def test_the_digest_tells_this_bundle_from_any_other(bundle_path):
+    digest = load_bundle(bundle_path).digest
+    assert verify_bundle(bundle_path, digest.upper() + "\n").ok
+    change_record(bundle_path, provenance={"seed": 1})
+    assert verify_bundle(bundle_path).ok
+    assert [fault["check"] for fault in verify_bundle(bundle_path, digest).faults] == ["digest"]
+
+
+def test_what_is_not_covered_is_told(bundle_path):
+    (bundle_path / ".venv").mkdir()
+    (bundle_path / "tinyforge_device/__pycache__").mkdir()
+    notes = verify_bundle(bundle_path).notes
+    assert [note.split()[0] for note in notes] == [".venv:", "tinyforge_device/__pycache__/"]
+
+
 def test_all_discrepancies_are_collected(measured_path):
     edit(measured_path, ["scores", "student", "correct"], 6)
     edit(measured_path, ["latency", "onnx-fp32", "p50_ms"], 0.001)
     (measured_path / "selftest/0.png").write_bytes(b"x")
     outcome = verify_bundle(measured_path)
-    assert [fault["check"] for fault in outcome.faults] == ["file", "score", "latency"]
-    assert outcome.notes == ["models and golden vectors were not run, since files have changed"]
+    assert [fault["check"] for fault in outcome.faults] == ["file", "scores", "latency"]
+    assert outcome.notes == ["models and golden vectors were not run, since something else does not fit"]
 
 
 @pytest.mark.parametrize(
@@ -95,46 +189,95 @@ def test_all_discrepancies_are_collected(measured_path):
 )
 def test_faulty_predictions(bundle_path, predictions, message):
     (bundle_path / "predictions/student.json").write_text(json.dumps(predictions))
-    change_record(bundle_path, files=hash_files(bundle_path))
+    rehash(bundle_path)
     (found,) = messages(bundle_path)
     assert message in found
 
 
 def test_one_image_has_one_label(bundle_path):
-    record = json.loads((bundle_path / "bundle.json").read_text())
-    record["scores"]["teacher"] = write_predictions(bundle_path, "teacher", [0, 0, 1, 1, 2, 1], [0] * 6)
-    write_record(bundle_path, {**record, "files": hash_files(bundle_path)})
+    write_predictions(bundle_path, "teacher", [0, 0, 1, 1, 2, 1], [0] * 6)
+    rehash(bundle_path)
     (found,) = messages(bundle_path)
     assert "'5.png' has another label" in found
 
 
-@pytest.mark.parametrize("raw", [{"decode": [1], "preprocess": [1], "infer": [1.5]}, {"decode": [1]}])
-def test_faulty_latencies(measured_path, raw):
-    (measured_path / "latency/onnx-fp32.json").write_text(json.dumps(raw))
-    change_record(measured_path, files=hash_files(measured_path))
+def test_parity_needs_the_same_images(bundle_path):
+    write_predictions(bundle_path, "openvino-fp16", [0, 0, 1], [0, 0, 1])
+    rehash(bundle_path)
+    (found,) = messages(bundle_path)
+    assert "openvino-fp16.json: not of the same images as predictions/onnx-fp32.json" in found
+
+
+def test_a_score_without_predictions_and_predictions_without_a_score(bundle_path):
+    write_predictions(bundle_path, "teacher", [0, 0, 1, 1, 2, 2], [0] * 6)
+    rehash(bundle_path)
+    assert "scores/teacher is given as 'absent'" in messages(bundle_path)[0]
+    (bundle_path / "predictions/teacher.json").unlink()
+    (bundle_path / "predictions/student.json").unlink()
+    rehash(bundle_path)
+    assert "the raw data say 'absent'" in messages(bundle_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"infer": [1.5]}, "whole microseconds"),
+        ({"infer": [-1]}, "whole microseconds"),
+        ({"infer": [1, 2]}, "equally many runs"),
+        ({"other": [1]}, "equally many runs"),
+        ({"infer": 3}, "'infer' must be a list"),
+    ],
+)
+def test_faulty_latencies(measured_path, report, raw, message):
+    values = {**{stage: [1] for stage in report["raw_us"]}, **raw}
+    (measured_path / "latency/onnx-fp32.json").write_text(json.dumps({**report, "raw_us": values}))
+    rehash(measured_path)
     (found,) = messages(measured_path)
     assert "latency/onnx-fp32.json: " in found
+    assert message in found
+
+
+def test_latencies_of_a_model_that_is_not_there(measured_path):
+    (measured_path / "latency/onnx-fp32.json").rename(measured_path / "latency/onnx-int8.json")
+    rehash(measured_path)
+    (found,) = messages(measured_path)
+    assert "latency/onnx-int8.json: of no model of this bundle" in found
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"input": json.dumps(SPEC.to_json())}, "carries no 'classes'"),
-        ({"classes": '["blue", "red"]', "input": json.dumps(SPEC.to_json())}, "'classes' in the model file is not"),
-        ({"classes": json.dumps(CLASSES), "input": "{}"}, "'input' in the model file is not"),
-        ({"classes": json.dumps(CLASSES), "input": "nonsense"}, "'input' in the model file is not"),
+        ({"classes": None}, "carries no 'classes'"),
+        ({"name": None}, "carries no 'name'"),
+        ({"name": "other"}, "'name' in the model file is not"),
+        ({"classes": '["blue", "red"]'}, "'classes' in the model file is not"),
+        ({"input": "{}"}, "'input' in the model file is not"),
+        ({"input": "nonsense"}, "'input' in the model file is not"),
     ],
 )
 def test_metadata_of_the_model_must_agree(bundle_path, metadata, message):
-    write_onnx(bundle_path / "model/onnx-fp32.onnx", metadata)
-    edit(
-        bundle_path,
-        ["model", "variants", "onnx-fp32", "files"],
-        [file_record(bundle_path, "model/onnx-fp32.onnx")],
-    )
-    change_record(bundle_path, files=hash_files(bundle_path))
+    entries = {key: value for key, value in {**metadata_of(), **metadata}.items() if value is not None}
+    write_onnx(bundle_path / "model/onnx-fp32.onnx", entries)
+    rehash(bundle_path)
     (found,) = messages(bundle_path)
     assert message in found
+
+
+def test_metadata_of_openvino_is_read_without_it(bundle_path):
+    path = bundle_path / "model/openvino-fp16.xml"
+    text = path.read_text()
+    assert '<name value="colour"' in text
+    path.write_text(text.replace('<name value="colour"', '<name value="other"'))
+    rehash(bundle_path)
+    assert messages(bundle_path) == ["model/openvino-fp16.xml: 'name' in the model file is not that of bundle.json"]
+
+
+def test_metadata_is_what_the_runtimes_read(built_bundle):
+    bundle = load_bundle(built_bundle)
+    for variant in bundle.variants.values():
+        path = bundle.model_path(variant)
+        assert read_metadata(path) == open_session(path, variant.runtime).metadata() == metadata_of()
+    assert set(CLASSES) <= set(json.loads(metadata_of()["classes"]))
 
 
 def places(value, path=()):
@@ -148,18 +291,22 @@ def places(value, path=()):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_replaced_is_refused_or_found_but_never_crashes(measured_path, data):
-    """But for what says nothing of the bundle's behaviour, every replaced value is noticed."""
-    good = (measured_path / "bundle.json").read_text()
+    """By a careful forger, who seals it anew; but for what follows from nothing in the bundle."""
+    good = (measured_path / "bundle.json").read_bytes()
     path = data.draw(st.sampled_from(sorted(places(json.loads(good)), key=str)))
     junk = data.draw(st.sampled_from([None, True, -1, 1.5, "x", "../x", [], {}, [{}], {"x": 1}]))
+    value = json.loads(good)
+    for key in path:
+        value = value[key]
+    assume(repr(value) != repr(junk))
     edit(measured_path, path, junk)
     try:
         found = bool(verify_bundle(measured_path).faults)
     except BundleFault:
         found = True
     finally:
-        (measured_path / "bundle.json").write_text(good)
-    assert found or path[0] in ("name", "target", "provenance", "licences", "threads", "scores", "latency", "model")
+        (measured_path / "bundle.json").write_bytes(good)
+    assert found or path[0] in ("target", "provenance", "licences", "threads", "seal") or "providers" in path
 
 
 def test_what_is_no_bundle_is_a_fault_of_its_own(tmp_path):

@@ -1,7 +1,8 @@
 """Assemble the bundle (format: ``tinyforge.device.bundle``) beside its destination, verify it, swap it in at once.
 
 The same contents give the same bytes, but for what was measured (latency) and where (``made_with`` of the golden
-vectors).
+vectors). Every number in bundle.json that follows from raw data is worked out by ``device.claims`` from the files
+already written, as ``verify`` does it again.
 """
 
 import json
@@ -16,11 +17,11 @@ from typing import Any
 from tinyforge.compress.card import model_card
 from tinyforge.compress.variants import REFERENCE, Variant
 from tinyforge.device import bundle as device_bundle
-from tinyforge.device.bench import summary
-from tinyforge.device.runtime import open_session
-from tinyforge.device.selftest import write_golden
+from tinyforge.device.claims import claims
+from tinyforge.device.folder import BundleFault, parse_json
+from tinyforge.device.seal import bundle_files, digest_of, hash_files, record_bytes, sealed
+from tinyforge.device.selftest import Model, write_golden
 from tinyforge.device.spec import InputSpec
-from tinyforge.device.stats import score
 from tinyforge.device.verify import verify_bundle
 from tinyforge.errors import BundleError, GateError
 
@@ -35,9 +36,10 @@ class Contents:
 
     models, made: the folder of model files and what is in it; of these the chosen one and the fp32 reference are
     shipped. golden_images: file name -> encoded image, for the self-test and for measuring; a few real ones.
-    predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it. latency:
-    variant -> report of ``device.bench``; of shipped ones only. provenance: lineage, versions, seeds; no times of day.
-    notes: what a user must know, for the model card. recipe_lock: TOML. report_html: the whole document.
+    predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it.
+    candidates: how many models the test images chose among, for the certificate. latency: variant -> report of
+    ``device.bench``, of shipped ones only; machine: where it was measured. provenance: lineage, versions, seeds;
+    no times of day. notes: what a user must know, for the model card. recipe_lock: TOML. report_html: the whole document.
     """
 
     name: str
@@ -52,7 +54,9 @@ class Contents:
     recipe_lock: str
     report_html: str
     predictions: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    candidates: int = 1
     latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licences: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
@@ -90,36 +94,38 @@ def _check_replaceable(folder: Path, contents: Contents, overwrite: bool) -> Non
     if overwrite or not (folder.exists() or folder.is_symlink()):
         return
     try:
-        record = device_bundle.read_record(folder)
-    except device_bundle.BundleFault as fault:
+        record = parse_json((folder / device_bundle.RECORD).read_bytes(), device_bundle.RECORD)
+    except (OSError, BundleFault) as fault:
         raise BundleError(f"{folder} is in the way and is not a bundle ({fault}); --overwrite replaces it") from fault
     if (record.get("name"), record.get("target")) != (contents.name, contents.target):
         raise BundleError(f"{folder} is the bundle of another recipe, {record.get('name')!r}; --overwrite replaces it")
 
 
 def _write(root: Path, contents: Contents) -> None:
-    """Every file; bundle.json, which lists the others, and the card made from it come last."""
+    """Every file: raw data first, then the card, then bundle.json, which lists the others and is sealed."""
     shipped = contents.shipped()
     (root / "model").mkdir(parents=True)
     for file in (file for variant in shipped for file in variant.files):
         shutil.copyfile(contents.models / file, root / "model" / file)
     copy_device_package(root / PACKAGE)
-    sessions = {one.name: open_session(root / "model" / one.files[0], one.runtime, contents.threads) for one in shipped}
-    write_golden(root, contents.golden_images, contents.spec, sessions)
+    models = {
+        one.name: Model(root / "model" / one.files[0], one.runtime, one.precision, contents.threads) for one in shipped
+    }
+    write_golden(root, contents.golden_images, contents.spec, models)
     for method, predictions in contents.predictions.items():
         _write_json(root / "predictions" / f"{_plain(method)}.json", predictions)
     for variant, report in contents.latency.items():
-        _write_json(root / "latency" / f"{_plain(variant)}.json", report["raw_us"])
+        _write_json(root / "latency" / f"{_plain(variant)}.json", {"machine": dict(contents.machine), **report})
     _write_text(root / "recipe.lock.toml", contents.recipe_lock)
     _write_text(root / "requirements.txt", requirements(shipped[0].runtime))
     _write_text(root / "report.html", contents.report_html)
     record = bundle_record(root, contents)
     _write_text(root / "README.md", model_card(record, contents.notes))
-    _write_json(root / "bundle.json", record)
+    (root / device_bundle.RECORD).write_bytes(record_bytes(sealed({**record, "files": hash_files(root)})))
 
 
 def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
-    """bundle.json of the files now at ``root``."""
+    """bundle.json of the files now at ``root``, but for ``files`` and the seal."""
     variants = {
         one.name: {
             "runtime": one.runtime,
@@ -128,6 +134,7 @@ def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
         }
         for one in contents.shipped()
     }
+    model = {"chosen": contents.chosen, "variants": variants}
     return {
         "schema_version": device_bundle.SCHEMA_VERSION,
         "name": contents.name,
@@ -135,16 +142,16 @@ def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
         "classes": list(contents.classes),
         "input": contents.spec.to_json(),
         "threads": contents.threads,
-        "model": {"chosen": contents.chosen, "variants": variants},
-        "scores": {method: _score(method, predictions) for method, predictions in contents.predictions.items()},
-        "latency": {
-            variant: {**summary(dict(report)), "raw": f"latency/{variant}.json"}
-            for variant, report in contents.latency.items()
-        },
+        "model": model,
+        **claims(root, bundle_files(root), model, len(contents.classes), contents.candidates),
         "provenance": dict(contents.provenance),
         "licences": [dict(one) for one in contents.licences],
-        "files": device_bundle.hash_files(root),
     }
+
+
+def bundle_digest(folder: Path) -> str:
+    """What ``sha256sum bundle.json`` prints: kept elsewhere, it tells this very bundle from any other."""
+    return digest_of((folder / device_bundle.RECORD).read_bytes())
 
 
 def requirements(runtime: str) -> str:
@@ -160,12 +167,6 @@ def copy_device_package(folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def _score(method: str, predictions: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    pairs = list(zip(predictions["labels"], predictions["predicted"], strict=True))
-    correct = sum(label == found for label, found in pairs)
-    return {**score(correct, len(pairs)), "predictions": f"predictions/{method}.json"}
-
-
 def _plain(name: str) -> str:
     """``name``, which becomes a file name. Raises ValueError when it is not plain."""
     if not METHOD.fullmatch(name):
@@ -174,8 +175,7 @@ def _plain(name: str) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    indent = 1 if path.name == "bundle.json" else None
-    _write_text(path, json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False, indent=indent) + "\n")
+    _write_text(path, json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ def model_card(record: Mapping[str, Any], notes: Sequence[str]) -> str:
     parts = [
         _head(record),
         _section("Use", _use(record)),
+        _section("Certificate", _certificate(record)),
         _section("Accuracy", _accuracy(record)),
         _section("Speed", _speed(record)),
         _section("Input", _input(record)),
@@ -28,7 +29,7 @@ LIMITS = (
 )
 
 FILES = """\
-- `bundle.json`: classes in order, input, model files with their sha256, scores, provenance
+- `bundle.json`: classes in order, input, scores, certificate, provenance, the sha256 of every file, and a seal over it all
 - `model/`: the chosen model and its fp32 reference
 - `tinyforge_device/`: the program that runs, measures and checks them
 - `selftest/`: golden vectors, from encoded image to answer
@@ -64,6 +65,15 @@ def _use(record: Mapping[str, Any]) -> str:
     )
 
 
+def _certificate(record: Mapping[str, Any]) -> str:
+    return (
+        f"{_text(record['certificate']['statement'])}.\n\n"
+        "`verify` works it out again from `predictions/` and `latency/`. It holds for images like the test images and for "
+        "that machine at rest. To be sure that this is the bundle that was built, compare `sha256sum bundle.json` with "
+        "what its builder tells.\n"
+    )
+
+
 def _accuracy(record: Mapping[str, Any]) -> str:
     if not record["scores"]:
         return "Not measured: there were no test images.\n"
@@ -84,7 +94,7 @@ def _speed(record: Mapping[str, Any]) -> str:
         rows.append(
             f"| {_text(name)} | " + " | ".join("–" if value is None else f"{value:g}" for value in values) + " |"
         )
-    where = record["provenance"].get("machine", {}).get("cpu")
+    where = next(iter(record["latency"].values()))["machine"].get("cpu")
     rows.append(f"\nInference of one image, {record['threads']} thread(s){f', on {_text(where)}' if where else ''}. ")
     return "\n".join(rows) + "Measure it on the device: `python -m tinyforge_device bench .`\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,10 @@ import numpy as np
 from .machine import usable_cores
 
 RUNTIMES = ("onnxruntime", "openvino")
+CPU = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU"}
 FLOAT_PRECISION = "f32"
+ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+OPENVINO_TYPES = {"f32": "float32", "u8": "uint8"}
 
 
 class RuntimeFault(RuntimeError):
@@ -29,6 +33,8 @@ class Session(Protocol):
     def run(self, x: np.ndarray) -> np.ndarray:
         """float32 (B, 3, h, w), or (B, h, w, 3) for an NHWC model, any B >= 1 -> float32 logits (B, N).
 
+        A model that normalises by itself takes the pixels, uint8 (B, h, w, 3).
+
         Raises RuntimeFault on another shape or type.
         """
 
@@ -42,13 +48,22 @@ class Session(Protocol):
         """Text entries that TinyForge wrote into the model file."""
 
 
-def open_session(model_path: str | Path, runtime: str, threads: int = 1, provider: str | None = None) -> Session:
+def open_session(
+    model_path: str | Path,
+    runtime: str,
+    threads: int = 1,
+    providers: Sequence[str] = (),
+    *,
+    exact_int8: bool = False,
+) -> Session:
     """Open a model on ``threads`` CPU threads, fewer where this process has fewer cores: waiting threads spin.
 
-    ``provider``: ONNX Runtime's execution provider or OpenVINO's device.
+    ``providers``: ONNX Runtime's execution providers or OpenVINO's devices, most wanted first; the first that is there
+    must become active. Default: the processor. ``exact_int8``: ONNX Runtime's slower kernels in which sums of int8
+    products cannot saturate, where the processor's usual ones do (x86-64 without VNNI); elsewhere no difference.
 
-    Raises MissingRuntime when runtime or provider is not there, RuntimeFault when the model cannot be opened or
-    something else is active than was asked for, ValueError on an unknown runtime.
+    Raises MissingRuntime when the runtime or every provider is missing, RuntimeFault when the model cannot be opened
+    or something else is active than was asked for, ValueError on an unknown runtime.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
@@ -56,40 +71,50 @@ def open_session(model_path: str | Path, runtime: str, threads: int = 1, provide
     if not path.is_file():
         raise RuntimeFault(f"{path.name}: no such model file")
     threads = min(threads, usable_cores())
+    wanted = list(providers) or [CPU[runtime]]
     if runtime == "onnxruntime":
-        return OnnxSession(path, threads, provider or "CPUExecutionProvider")
-    return OpenvinoSession(path, threads, provider or "CPU")
+        return OnnxSession(path, threads, wanted, exact_int8)
+    return OpenvinoSession(path, threads, wanted)
+
+
+def first_there(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
+    """Those of ``wanted`` that are ``there``, in order. Raises MissingRuntime when none is."""
+    found = [name for name in wanted if name in there]
+    if not found:
+        raise MissingRuntime(f"{' or '.join(wanted)} is not available; here: {', '.join(there)}")
+    return found
 
 
 class OnnxSession:
     """ONNX Runtime. A batch runs at once if the model's batch axis is free, else in portions of its fixed size."""
 
-    def __init__(self, path: Path, threads: int, provider: str) -> None:
+    def __init__(self, path: Path, threads: int, providers: Sequence[str], exact_int8: bool = False) -> None:
         self._runtime = ort = import_runtime("onnxruntime")
         ort.disable_telemetry_events()
-        if provider not in ort.get_available_providers():
-            raise MissingRuntime(f"{provider} is not available; here: {', '.join(ort.get_available_providers())}")
+        found = first_there(providers, ort.get_available_providers())
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
+        options.add_session_config_entry("session.x64quantprecision", "1" if exact_int8 else "0")
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=[provider])
+            self._session = ort.InferenceSession(str(path), options, providers=found)
         except Exception as fault:  # onnxruntime's exceptions have no common base of their own
             raise RuntimeFault(f"{path.name}: onnxruntime cannot open it: {_last_line(fault)}") from fault
         active = self._session.get_providers()[0]
-        if active != provider:
-            raise RuntimeFault(f"asked for {provider}, but {active} is active")
+        if active != found[0]:
+            raise RuntimeFault(f"asked for {found[0]}, but {active} is active: are its libraries installed?")
         self._input = _only(self._session.get_inputs(), path, "input")
         self._output = _only(self._session.get_outputs(), path, "output").name
-        if self._input.type != "tensor(float)":
-            raise RuntimeFault(f"{path.name}: its input is {self._input.type}, not float32")
+        if self._input.type not in ONNX_TYPES:
+            raise RuntimeFault(f"{path.name}: its input is {self._input.type}, not float32 or uint8")
+        self._dtype = ONNX_TYPES[self._input.type]
         batch = self._input.shape[0]
         self._batch = batch if isinstance(batch, int) else None
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        return _in_portions(self._run, x, self._input.shape, self._batch)
+        return _in_portions(self._run, x, self._input.shape, self._batch, self._dtype)
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         try:
@@ -113,22 +138,22 @@ class OnnxSession:
 class OpenvinoSession:
     """OpenVINO, tuned for latency: a free batch axis is fixed to 1 and batches run image by image.
 
-    float32 arithmetic is asked for and read back, since a CPU with bf16 would silently use that.
+    On a CPU float32 arithmetic is asked for and read back, since one with bf16 would silently use that. Other devices
+    compute in what suits them (an NPU in f16 only), which ``info()`` tells.
     """
 
-    def __init__(self, path: Path, threads: int, provider: str) -> None:
+    def __init__(self, path: Path, threads: int, providers: Sequence[str]) -> None:
         self._runtime = ov = import_runtime("openvino")
         core = ov.Core()
-        if provider not in core.available_devices:
-            raise MissingRuntime(f"device {provider} is not available; here: {', '.join(core.available_devices)}")
-        hints = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": FLOAT_PRECISION,
-            "INFERENCE_NUM_THREADS": threads,
-        }
+        provider = first_there(providers, core.available_devices)[0]
+        hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if provider == "CPU":
+            hints.update({"INFERENCE_PRECISION_HINT": FLOAT_PRECISION, "INFERENCE_NUM_THREADS": threads})
         try:
             model = core.read_model(str(path))
-            self._shape = _fix_batch(_only(model.inputs, path, "input"), model)
+            port = _only(model.inputs, path, "input")
+            self._dtype = OPENVINO_TYPES[port.get_element_type().get_type_name()]
+            self._shape = _fix_batch(port, model)
             _only(model.outputs, path, "output")
             self._metadata = _openvino_metadata(model)
             self._model = core.compile_model(model, provider, hints)
@@ -138,11 +163,11 @@ class OpenvinoSession:
         except Exception as fault:  # openvino raises RuntimeError, TypeError and others
             raise RuntimeFault(f"{path.name}: openvino cannot open it: {_last_line(fault)}") from fault
         precision = self.info()["precision"]
-        if precision != FLOAT_PRECISION:
+        if provider == "CPU" and precision != FLOAT_PRECISION:
             raise RuntimeFault(f"asked for {FLOAT_PRECISION} arithmetic, but {precision} is active")
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        return _in_portions(self._run, x, self._shape, self._shape[0])
+        return _in_portions(self._run, x, self._shape, self._shape[0], self._dtype)
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         self._request.infer([x], share_inputs=True)
@@ -153,9 +178,14 @@ class OpenvinoSession:
             "runtime": "openvino",
             "version": self._runtime.get_version(),
             "provider": ",".join(self._model.get_property("EXECUTION_DEVICES")),
-            "precision": self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
-            "threads": self._model.get_property("INFERENCE_NUM_THREADS"),
+            "precision": getattr(self._property("INFERENCE_PRECISION_HINT"), "get_type_name", lambda: "unknown")(),
+            "threads": self._property("INFERENCE_NUM_THREADS"),
         }
+
+    def _property(self, name: str) -> Any:
+        """None where the device has no such property: an NPU has no threads."""
+        known = name in self._model.get_property("SUPPORTED_PROPERTIES")
+        return self._model.get_property(name) if known else None
 
     def metadata(self) -> dict[str, str]:
         return dict(self._metadata)
@@ -196,20 +226,20 @@ def _openvino_metadata(model: Any) -> dict[str, str]:
     return {key: str(value) for key, value in model.get_rt_info("tinyforge").value.items()}
 
 
-def _in_portions(run: Any, x: np.ndarray, shape: list, batch: int | None) -> np.ndarray:
+def _in_portions(run: Any, x: np.ndarray, shape: list, batch: int | None, dtype: str) -> np.ndarray:
     """Logits of ``x`` from ``run``, which takes ``batch`` images at a time (None: any number); the last are filled up.
 
-    Raises RuntimeFault when ``x`` is not float32 of the model's input shape.
+    Raises RuntimeFault when ``x`` is not of the model's type and input shape.
     """
     fits = x.ndim == len(shape) and all(not isinstance(n, int) or n == m for n, m in list(zip(shape, x.shape))[1:])
-    if x.dtype != np.float32 or not fits or len(x) == 0:
-        raise RuntimeFault(f"the model takes float32 of shape {tuple(shape)}, not {x.dtype} of {x.shape}")
+    if x.dtype != dtype or not fits or len(x) == 0:
+        raise RuntimeFault(f"the model takes {dtype} of shape {tuple(shape)}, not {x.dtype} of {x.shape}")
     if batch is None or len(x) == batch:
         return run(np.ascontiguousarray(x))
     parts = []
     for start in range(0, len(x), batch):
         part = x[start : start + batch]
-        filled = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), np.float32)])
+        filled = np.concatenate([part, np.zeros((batch - len(part), *x.shape[1:]), x.dtype)])
         parts.append(run(filled)[: len(part)])
     return np.concatenate(parts)
 

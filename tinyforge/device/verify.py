@@ -1,133 +1,123 @@
-"""Does a bundle hold what it claims? Hashes, model metadata, golden vectors, and every number from its raw data."""
+"""Does a bundle hold what it claims? Seal and hashes, metadata in the models, golden vectors, every number anew.
+
+A folder that cannot be read as a bundle raises BundleFault (exit code 2): malformed, incomplete, unsafe paths, another
+schema. A bundle that can be read, but does not hold what it claims, has faults in its ``Outcome`` (exit code 1).
+Whoever distrusts a bundle verifies it with a TinyForge of their own: the copy inside may have been changed too.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .bench import STAGES, summarise
-from .bundle import Bundle, BundleFault, hash_faults, load_bundle, need, read_json
-from .runtime import MissingRuntime, RuntimeFault, open_session
+from .bundle import Bundle, hash_faults, load_bundle
+from .claims import SECTIONS, claims
+from .folder import BundleFault
+from .metadata import read_metadata
+from .seal import RECORD, uncovered
 from .selftest import Outcome, run_selftest
-from .stats import score
 
 
-def verify_bundle(path: str | Path) -> Outcome:
-    """Check everything and collect every discrepancy; models are run only when no file has changed.
+def verify_bundle(path: str | Path, digest: str | None = None) -> Outcome:
+    """Check everything and collect every discrepancy; models are run last, and only when all else fits.
 
+    digest: sha256 of the bundle.json that is expected. The outcome's facts tell the digest found and the certificate.
     Raises BundleFault when the folder is no bundle at all, MissingRuntime without the chosen model's runtime.
     """
-    bundle = load_bundle(path)
-    outcome = Outcome()
+    bundle = load_bundle(path, sealed=False)
+    outcome = Outcome(facts={"digest": bundle.digest}, notes=uncovered(bundle.root))
+    if digest is not None:
+        wrong = f"bundle.json: its digest is {bundle.digest}, not the one given"
+        outcome.check(digest.strip().lower() == bundle.digest, "digest", RECORD, wrong)
     changed = hash_faults(bundle)
-    outcome.checks += len(bundle.record["files"])
-    for fault in changed:
-        outcome.check(False, "file", fault.partition(":")[0], fault)
-    for check, where, fault in (*_score_faults(bundle), *_latency_faults(bundle)):
-        outcome.check(fault is None, check, where, f"{where}: {fault}")
-    if changed:
-        outcome.notes.append("models and golden vectors were not run, since files have changed")
+    outcome.checks += len(bundle.record["files"]) + 1
+    for where, fault in changed:
+        outcome.check(False, "seal" if where == RECORD else "file", where, fault)
+    for check, where, fault in _claim_faults(bundle):
+        outcome.check(fault is None, check, where, f"{where} {fault}")
+    for where, fault in _metadata_faults(bundle) if all(where == RECORD for where, _ in changed) else ():
+        outcome.check(fault is None, "metadata", where, f"{where}: {fault}")
+    if outcome.faults:
+        outcome.notes.append("models and golden vectors were not run, since something else does not fit")
         return outcome
-    for check, where, fault in _metadata_faults(bundle):
-        outcome.check(fault is None, check, where, f"{where}: {fault}")
     tested = run_selftest(bundle, hashes=False)
-    return Outcome(outcome.faults + tested.faults, outcome.notes + tested.notes, outcome.checks + tested.checks)
+    facts = {**outcome.facts, "certificate": bundle.record["certificate"]["statement"]}
+    return Outcome(tested.faults, outcome.notes + tested.notes, outcome.checks + tested.checks, facts)
 
 
-Finding = tuple[str, str, "str | None"]
+def _claim_faults(bundle: Bundle) -> Iterator[tuple[str, str, str | None]]:
+    """(section, place, fault or None) of every number, worked out from the raw data and the files."""
+    record = bundle.record
+    for name, variant in bundle.variants.items():
+        for index, file in enumerate(variant.files):
+            size, where = (bundle.root / file.path).stat().st_size, f"model/variants/{name}/files/{index}/bytes"
+            yield "size", where, None if file.bytes == size else _told(file.bytes, size)
+    try:
+        true = claims(bundle.root, record["files"], record["model"], len(bundle.classes), _candidates(record))
+    except BundleFault as fault:
+        yield "raw data", RECORD, f"cannot be checked: {fault}"
+        return
+    for section in SECTIONS:
+        for where, claimed, found in leaves(record[section], true[section], section):
+            same = type(claimed) is type(found) and claimed == found
+            yield section, where, None if same else _told(claimed, found)
 
 
-def _score_faults(bundle: Bundle) -> Iterator[Finding]:
-    """Every score from its raw predictions; and one label per image throughout."""
-    labels: dict[str, int] = {}
-    for method, claimed in bundle.record["scores"].items():
-        where = f"scores[{method!r}]"
-        try:
-            name = need(claimed, "predictions", str, where)
-            rows = read_predictions(bundle, name)
-        except BundleFault as fault:
-            yield "score", where, str(fault)
-            continue
-        true = {**score(sum(label == found for _, label, found in rows), len(rows)), "predictions": name}
-        yield "score", where, _difference(claimed, true)
-        other = [image for image, label, _ in rows if labels.setdefault(image, label) != label]
-        yield "score", where, f"{other[0]!r} has another label than in other predictions" if other else None
+def _candidates(record: dict[str, Any]) -> int:
+    """How many models the test images chose among: claimed, and part of the certificate's arithmetic."""
+    accuracy = record["certificate"].get("accuracy")
+    count = accuracy.get("candidates") if isinstance(accuracy, dict) else 1
+    if type(count) is not int or not 1 <= count <= 10_000:
+        raise BundleFault("certificate/accuracy/candidates must be a whole number from 1 to 10000")
+    return count
 
 
-def read_predictions(bundle: Bundle, name: str) -> list[tuple[str, int, int]]:
-    """(image name, label, predicted) of a predictions file. Raises BundleFault."""
-    record = read_json(bundle.root, name)
-    names, labels, found = (need(record, key, list, name) for key in ("names", "labels", "predicted"))
-    if not len(names) == len(labels) == len(found) > 0:
-        raise BundleFault(f"{name}: names, labels and predicted must be equally many, at least one")
-    if not all(isinstance(image, str) for image in names):
-        raise BundleFault(f"{name}: names must be text")
-    if any(type(index) is not int or not 0 <= index < len(bundle.classes) for index in labels + found):
-        raise BundleFault(f"{name}: labels and predicted must be class indices below {len(bundle.classes)}")
-    twice = [image for image, count in Counter(names).items() if count > 1]
-    if twice:
-        raise BundleFault(f"{name}: {twice[0]!r} appears more than once")
-    return list(zip(names, labels, found))
+ABSENT = "absent"
 
 
-def _latency_faults(bundle: Bundle) -> Iterator[Finding]:
-    """Every percentile from the raw latencies."""
-    for variant, claimed in bundle.record["latency"].items():
-        where = f"latency[{variant!r}]"
-        try:
-            bundle.variant(variant)
-            true = summarise(read_latencies(bundle, need(claimed, "raw", str, where)))
-        except BundleFault as fault:
-            yield "latency", where, str(fault)
-        else:
-            yield "latency", where, _difference({key: claimed.get(key) for key in true}, true)
-            size = bundle.variants[variant].model_bytes
-            yield "latency", where, _difference({"model_bytes": claimed.get("model_bytes")}, {"model_bytes": size})
+def leaves(claimed: Any, true: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
+    """(place, claimed, true) of every value at the ends of two JSON values; ABSENT where one has none."""
+    if isinstance(claimed, dict) and isinstance(true, dict):
+        for key in sorted({*claimed, *true}):
+            yield from leaves(claimed.get(key, ABSENT), true.get(key, ABSENT), f"{where}/{key}")
+    elif isinstance(claimed, list) and isinstance(true, list) and len(claimed) == len(true):
+        for index, pair in enumerate(zip(claimed, true)):
+            yield from leaves(*pair, f"{where}/{index}")
+    else:
+        yield where, claimed, true
 
 
-def read_latencies(bundle: Bundle, name: str) -> dict[str, list[int]]:
-    """Raw latencies per stage, microseconds. Raises BundleFault."""
-    record = read_json(bundle.root, name)
-    raw = {stage: need(record, stage, list, name) for stage in STAGES}
-    if len({len(values) for values in raw.values()}) != 1 or not raw["infer"]:
-        raise BundleFault(f"{name}: the stages must have equally many runs, at least one")
-    if any(type(value) is not int or value < 0 for values in raw.values() for value in values):
-        raise BundleFault(f"{name}: latencies must be whole microseconds")
-    return raw
+def _told(claimed: Any, found: Any) -> str:
+    return f"is given as {_short(claimed)}, the raw data say {_short(found)}"
 
 
-def _difference(claimed: Any, true: dict[str, Any]) -> str | None:
-    """The first key whose claimed value is not the true one."""
-    for key in sorted({*claimed, *true}):
-        if claimed.get(key) != true.get(key):
-            return f"{key} is given as {claimed.get(key)!r}, the raw data say {true.get(key)!r}"
-    return None
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _metadata_faults(bundle: Bundle) -> Iterator[Finding]:
-    """The classes and input that each model file carries itself."""
-    expected = {"classes": list(bundle.classes), "input": json.loads(json.dumps(bundle.spec.to_json()))}
+def _metadata_faults(bundle: Bundle) -> Iterator[tuple[str, str | None]]:
+    """What each model file says of itself."""
+    spec = json.loads(json.dumps(bundle.spec.to_json()))
+    expected = {"name": bundle.name, "classes": list(bundle.classes), "input": spec}
     for variant in bundle.variants.values():
+        where = variant.files[0].path
         try:
-            session = open_session(bundle.model_path(variant), variant.runtime, bundle.threads)
-        except MissingRuntime:
+            found = read_metadata(bundle.model_path(variant))
+        except BundleFault as fault:
+            yield where, str(fault)
             continue
-        except RuntimeFault as fault:
-            yield "metadata", variant.name, str(fault)
-            continue
-        found = session.metadata()
         for key, value in expected.items():
-            yield "metadata", variant.name, _metadata_fault(found.get(key), value, key)
+            yield where, _metadata_fault(found.get(key), value, key)
 
 
 def _metadata_fault(text: str | None, expected: Any, key: str) -> str | None:
     if text is None:
         return f"the model file carries no {key!r}"
     try:
-        same = json.loads(text) == expected
+        same = (text if isinstance(expected, str) else json.loads(text)) == expected
     except ValueError:
         same = False
     return None if same else f"{key!r} in the model file is not that of bundle.json"
