@@ -208,16 +208,20 @@ def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
         "why": why(winner.name, judged, at_home),
         "ways": [asdict(one) for one in judged],
         "mixes": [asdict(one) for one in mixes],
-        "teacher": teacher_record(teacher, answers[REFERENCE], labels),
+        "teacher": teacher_record(teacher, answers[REFERENCE], labels, room.teacher),
     }
 
 
-def teacher_record(teacher: np.ndarray, student: np.ndarray, labels: np.ndarray) -> dict[str, Any] | None:
-    """The teacher's score on supports it has not seen, and that minus the support-only student's, paired."""
+def teacher_record(teacher: np.ndarray, student: np.ndarray, labels: np.ndarray, adapted: Any) -> dict | None:
+    """The teacher's score on supports it has not seen, and that minus the support-only student's, paired. rates: of
+    its fine-tuning, with the share of held-out supports that each got right; lr: the one that was chosen on them.
+    """
     if len(labels) == 0:
         return None
     right, other = teacher.argmax(axis=1) == labels, student.argmax(axis=1) == labels
-    return {**score(int(right.sum()), len(labels)), "minus_student": paired_difference(right, other)}
+    difference = paired_difference(right.tolist(), other.tolist())
+    rates = {"lr": adapted.lr, "rates": adapted.record.get("accuracies", {})}
+    return {**score(int(right.sum()), len(labels)), "minus_student": difference, **rates}
 
 
 def why(winner: str, judged: Sequence[Judgement], at_home: bool) -> str:
