@@ -19,7 +19,7 @@ from tinyforge.device.runtime import MissingRuntime, RuntimeFault
 from tinyforge.errors import DataError, DeviceError, GateError, MissingError, RecipeError, TinyForgeError
 
 COMMANDS = ["build", "invert", "synthesize", "distill", "compress", "bench", "predict", "inspect", "verify"]
-COMMANDS += ["recipes", "targets", "doctor", "pretrain"]
+COMMANDS += ["recipes", "targets", "doctor", "evaluate", "pretrain"]
 FORGED = {"stages": {"invert": "forge/store/invert-0"}, "seconds": {"invert": 1.5}, "warnings": ["out of domain"]}
 
 

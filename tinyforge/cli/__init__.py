@@ -3,10 +3,10 @@
 running.py runs a command and prints its answer; the other files hold the commands.
 """
 
-from . import build, bundles, catalogue, training
+from . import build, bundles, catalogue, evaluate, training
 from .running import program
 
-__all__ = ["build", "bundles", "catalogue", "main", "program", "training"]
+__all__ = ["build", "bundles", "catalogue", "evaluate", "main", "program", "training"]
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def _add_stage(name: str, summary: str) -> None:
         flags = [f"{key}={toml_value(value)}" for key, value in given.items() if value is not None]
         loaded = load_recipe(recipe, [*overrides, *flags])
         target = load_target(loaded.target)
-        _calm_libraries(options["offline"])
+        calm_libraries(options["offline"])
         from tinyforge import stages  # after the recipe: its faults are told at once
 
         with closing(Progress()) as progress, redirect_stdout(sys.stderr):
@@ -65,7 +65,7 @@ for _name, _summary in STAGES.items():
     _add_stage(_name, _summary)
 
 
-def _calm_libraries(offline: bool) -> None:
+def calm_libraries(offline: bool) -> None:
     """What libraries read from the environment when first imported: no telemetry, no chatter, no network if asked."""
     os.environ.update({"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"})
     os.environ.update({"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if offline else {})

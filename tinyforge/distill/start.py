@@ -10,6 +10,7 @@ Source: training on all base classes at once as in Tian et al. 2020 (RFS), arXiv
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,7 @@ def train_start(
         "settings": settings.model_dump(mode="json"), "seed": seed, "last": result.history[-1],
     }  # fmt: skip
     write_atomic(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
-    for file in (folder / "checkpoint").glob("*"):
-        file.unlink()
-    (folder / "checkpoint").rmdir()
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # there is none after a short training
 
 
 def load_start(folder: Path, student: str) -> Start:

@@ -1,7 +1,7 @@
 """Images between numpy, torch and PNG files, for the stages that draw."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,3 +40,14 @@ def shrink(rgb: np.ndarray, like: tuple[int, int]) -> np.ndarray:
     """
     height, width = (min(a, b) for a, b in zip(rgb.shape[:2], like, strict=True))
     return rgb if (height, width) == rgb.shape[:2] else resize(rgb, InputSpec((height, width), resize="bicubic"))
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], tile: int = 64, gap: int = 2) -> np.ndarray:
+    """Rows of uint8 (H, W, 3) images of any sizes as one picture of square tiles on white."""
+    height, width = len(rows), max(map(len, rows))
+    canvas = np.full((height * (tile + gap), width * (tile + gap), 3), 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, rgb in enumerate(row):
+            top, left = y * (tile + gap), x * (tile + gap)
+            canvas[top : top + tile, left : left + tile] = resize(rgb, InputSpec((tile, tile), resize="bicubic"))
+    return canvas

@@ -1,0 +1,87 @@
+"""evaluate: few-shot episodes, every method on the same ones.
+
+::
+
+    episodes.json            the episodes: classes, supports, extra images; with --queries the queries too
+    episodes/<NNNNN>.json    what one episode found (fewshot/results.py); written whole when the episode is done
+    summary.json             the statistics over episodes
+    pictures/<NNNNN>/        with pictures: a sheet per set of synthetic images
+    cache/ work/             pixels and features by class; inversions of episodes under way
+
+request.py says what is asked, lab.py loads the models, episode.py measures one episode, workers.py runs many.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tinyforge.errors import UsageError
+from tinyforge.fewshot.episodes import extended, load_episodes, save_episodes
+from tinyforge.fewshot.results import plan, read_records, summarise
+from tinyforge.stages.evaluate.request import Request, prepare
+from tinyforge.store import write_atomic
+
+__all__ = ["Request", "evaluate", "plan_from", "prepare"]
+
+
+def evaluate(
+    request: Request,
+    *,
+    workers: int = 1,
+    ray_address: str | None = None,
+    overwrite: bool = False,
+    log: Callable[[str], None] = print,
+    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
+) -> dict[str, Any]:
+    """Measure what is missing of the episodes asked for; return the summary over all that are there.
+
+    workers: processes on this machine. ray_address: a Ray cluster instead: 'local', 'auto' or its address.
+    overwrite: measure everything again.
+    Raises DataError when ``request.out`` holds results of other episodes, UsageError when of other settings.
+    """
+    from tinyforge.stages.evaluate import workers as run
+    from tinyforge.stages.evaluate.lab import equipped
+    from tinyforge.stages.evaluate.start import make_start, start_folder
+
+    if overwrite:
+        forget(request.out)
+    file = request.out / "episodes.json"
+    save_episodes(extended(load_episodes(file), request.episodes) if file.is_file() else request.episodes, file)
+    request = replace(request, recipe=equipped(request, log, progress).recipe)
+    make_start(request, log, progress)
+    request = replace(request, start=start_folder(request))
+    if ray_address is not None:
+        run.on_ray(request, ray_address, progress)
+    elif workers > 1:
+        run.in_processes(request, workers, progress)
+    else:
+        run.here(request, progress)
+    summary = describe(request) | summarise(read_records(request.out))
+    write_atomic(request.out / "summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+    return summary
+
+
+def forget(out: Path) -> None:
+    """Remove the results in ``out``, and nothing else."""
+    for file in (*(out / "episodes").glob("*.json"), out / "episodes.json", out / "summary.json"):
+        file.unlink(missing_ok=True)
+
+
+def describe(request: Request) -> dict[str, Any]:
+    """What was evaluated, for the summary. No path of this machine."""
+    episodes, protocol = request.episodes, request.episodes.protocol
+    return {
+        "benchmark": episodes.benchmark, "split": episodes.split, "seed": episodes.seed,
+        "way": protocol.way, "shot": protocol.shot, "extra": protocol.extra, "queries_per_class": protocol.queries,
+        "classes": list(episodes.files), "threads": request.threads,
+    }  # fmt: skip
+
+
+def plan_from(out: Path, wanted: float) -> list[dict[str, Any]]:
+    """The plan for ±``wanted`` (a share of 1) from the results in ``out``."""
+    records = read_records(out)
+    if not records:
+        raise UsageError(f"{out}: no results to plan from; run the command without --pilot first")
+    return plan(records, wanted)
