@@ -163,6 +163,11 @@ class Trial(Section):
     min_probability: Unit = Field(
         0.9, description="A departure from the default must be better with this probability to be taken."
     )
+    expected_gains: dict[str, float] = Field(
+        {"support-kd": 0.10, "tint-class": -0.05, "tint-teacher": 0.12},
+        description="In the backbone's domain: gain of each way over the supports alone, in nats, before the trial.",
+    )
+    expected_sd: Positive = Field(0.1, description="How far, in nats, a task's gain may well be from the expected one.")
 
 
 class Compress(Section):

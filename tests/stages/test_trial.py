@@ -9,10 +9,11 @@ import torch
 
 from tests.stages.test_forge import manifests, recipe_for
 from tinyforge.distill.teacher import fold_of
-from tinyforge.distill.verdict import Judgement
+from tinyforge.distill.verdict import Judgement, Prior
 from tinyforge.loading import load_recipe, load_target
+from tinyforge.recipe import Trial
 from tinyforge.stages import Job, advance, start
-from tinyforge.stages.trial import Way, first_round, forced, second_round, why
+from tinyforge.stages.trial import Way, first_round, forced, prior, second_round, why
 from tinyforge.summary import trial_text
 
 
@@ -101,6 +102,13 @@ def test_a_recipe_can_force_the_method(forge_inputs, tmp_path):
     road = road_for(forge_inputs, tmp_path, 'distill.labels="class"', "distill.epochs=1")
     advance(road, "distill")
     assert (record(road)["shipped"], record(road)["trial"]) == ("tint-class", None)
+
+
+def test_what_is_expected_holds_in_the_domain_only():
+    wanted = Trial(expected_gains={"tint-teacher": 0.3}, expected_sd=0.2)
+    assert prior("tint-teacher", wanted, True) == Prior(0.3, 0.2)
+    assert prior("support-kd", wanted, True).mean == 0
+    assert prior("tint-teacher", wanted, False).mean == 0
 
 
 def test_ways_and_mixes():

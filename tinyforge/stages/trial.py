@@ -19,14 +19,12 @@ import numpy as np
 
 from tinyforge.device.stats import paired_difference, score
 from tinyforge.distill.verdict import Judgement, Prior, choose, judge
+from tinyforge.recipe import Trial
 from tinyforge.stages.inputs import input_size
 from tinyforge.stages.invert import in_domain
 from tinyforge.store import Partial
 
 REFERENCE = "support-hard"
-PRIORS = {"support-kd": Prior(0.10, 0.10), "tint-class": Prior(-0.05, 0.10), "tint-teacher": Prior(0.12, 0.10)}
-"""Gains in nats expected of a stack in its domain: from the sample task with one support per class, where the teacher's
-labels gained, synthetic images with them a little more, and with class labels they lost."""
 ABROAD = Prior(0.0, 0.2)
 """Outside the domain nothing is expected of any way."""
 MIX = Prior(0.0, 0.05)
@@ -176,6 +174,11 @@ class Hearing:
         return {name: np.concatenate([empty, *(self._read(name, fold) for fold in folds)]) for name in names}
 
 
+def prior(name: str, wanted: Trial, at_home: bool) -> Prior:
+    """What is expected of a way before the trial."""
+    return Prior(wanted.expected_gains.get(name, 0.0), wanted.expected_sd) if at_home else ABROAD
+
+
 def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
     """The way that ships, and what the report says of how it was chosen."""
     hearing, recipe, at_home = Hearing(room, partial), room.road.recipe, in_domain(room.road)
@@ -183,7 +186,7 @@ def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
     labels = room.road.inputs.support.labels[hearing.asked]
     answers = hearing.answers(list(ways.values()))
     teacher = answers.pop("teacher")
-    judged = judge(answers, labels, REFERENCE, PRIORS if at_home else dict.fromkeys(ways, ABROAD))
+    judged = judge(answers, labels, REFERENCE, {name: prior(name, recipe.trial, at_home) for name in ways})
     bar = 0.5 if at_home else recipe.trial.min_probability
     winner = chosen = ways[choose(judged, bar)]
     mixes: list[Judgement] = []
