@@ -3,10 +3,11 @@ from itertools import count, cycle
 import numpy as np
 import pytest
 
-from tinyforge.device.bench import MAX_WARMUP_WINDOWS, bench_bundle, bench_model, bench_session, summarise, summary
+from tinyforge.device.bench import bench_bundle, bench_model, bench_session, summarise, summary
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.runtime import RuntimeFault
 from tinyforge.device.spec import InputSpec
+from tinyforge.device.timing import MAX_WARMUP_WINDOWS, STAGES
 
 from .conftest import colour_picture, encode
 
@@ -49,7 +50,12 @@ def measure(microseconds, *, seconds=0.0, min_runs=10, warmup=4):
 def test_steady_latency_settles_after_two_windows():
     report, session = measure(cycle([250]))
     assert (report["warmup_runs"], report["settled"], report["runs"]) == (8, True, 10)
-    assert report["raw_us"] == {"decode": [0] * 10, "preprocess": [0] * 10, "infer": [250] * 10}
+    assert report["raw_us"] == {
+        "decode": [0] * 10,
+        "preprocess": [0] * 10,
+        "infer": [250] * 10,
+        "postprocess": [0] * 10,
+    }
     assert report["runtime"] == "fake"
     assert session.seen == [0, 1] * 9
 
@@ -72,17 +78,17 @@ def test_minimum_time_and_minimum_runs_both_hold():
 
 @pytest.mark.parametrize(("runs", "claimed"), [(10, []), (63, ["p50"]), (64, ["p50", "p90"]), (661, ["p50", "p90"])])
 def test_percentiles_are_claimed_only_with_enough_runs(runs, claimed):
-    report = summarise({stage: list(range(runs)) for stage in ("decode", "preprocess", "infer")})
+    report = summarise({stage: list(range(runs)) for stage in STAGES})
     assert [name[:3] for name in ("p50_ms", "p90_ms", "p99_ms") if report[name] is not None] == claimed
     assert (report["p90_bound_ms"] is None) == (runs < 64)
     assert report["stages"]["total"]["p99_ms"] is None
 
 
 def test_summarise_by_hand():
-    raw = {"decode": [100] * 700, "preprocess": [10] * 700, "infer": list(range(1, 701))}
+    raw = {"decode": [100] * 700, "preprocess": [10] * 700, "infer": list(range(1, 701)), "postprocess": [5] * 700}
     report = summarise(raw)
     assert [report[name] for name in ("p50_ms", "p90_ms", "p99_ms", "mean_ms")] == [0.35, 0.63, 0.693, 0.35]
-    assert report["stages"]["total"]["p50_ms"] == 0.46
+    assert report["stages"]["total"]["p50_ms"] == 0.465
     assert report["p90_ms"] < report["p90_bound_ms"] < report["p99_ms"] < report["p99_bound_ms"]
 
 

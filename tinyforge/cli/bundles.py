@@ -1,15 +1,27 @@
 """What is done with a finished bundle. Nothing here imports torch."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tinyforge.errors import DataError, GateError
+from tinyforge.device.tiers import TIERS, tiers_text
+from tinyforge.errors import DataError, GateError, UsageError
 
+from .progress import Progress
 from .running import PATH, Answer, options, program
 
 _bundle = click.argument("bundle", type=PATH)
+
+
+def _counts(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"{text!r}: whole numbers with commas between, like 1,2,4")
+    return [int(part) for part in parts]
 
 
 @program.command()
@@ -18,21 +30,68 @@ _bundle = click.argument("bundle", type=PATH)
     click.option(
         "--variant", "variants", multiple=True, help="A model of the bundle, repeatable; 'all' for every one."
     ),
-    click.option("--images", multiple=True, metavar="FILE", help="Images to measure on, repeatable."),
-    click.option("--seconds", type=click.FloatRange(0), default=6.0, show_default=True, help="At least this long ..."),
-    click.option("--runs", type=click.IntRange(1), default=662, show_default=True, help="... and this often."),
+    click.option("--threads", callback=_counts, metavar="N,N", help="Inference threads, each in turn: 1,2,4."),
+    click.option("--images", multiple=True, type=PATH, metavar="FILE", help="Images to measure on, repeatable."),
+    click.option("--test", type=PATH, metavar="FOLDER", help="Labelled images, FOLDER/<class>/*: accuracy there."),
+    click.option("--tier", type=click.Choice(list(TIERS)), default="quick", show_default=True, help=tiers_text()),
+    click.option("--seconds", type=click.FloatRange(0), help="At least this long, instead of the tier's ..."),
+    click.option("--runs", type=click.IntRange(1), help="... and this often: 64 for a p90, 662 for a p99."),
     click.option("--warmup", type=click.IntRange(1), default=20, show_default=True, help="Runs per warm-up window."),
+    click.option(
+        "--device", "devices", multiple=True, metavar="URL", help="A board: ssh://user@host[:port], repeatable."
+    ),
+    click.option("--offline-wheels", type=PATH, metavar="FOLDER", help="Wheels for the board, instead of its network."),
+    click.option("--board-python", metavar="PATH", help="A Python there that has the packages already."),
+    click.option("--any-board", is_flag=True, help="Also a board of another architecture than the target's."),
+    click.option("--keep", is_flag=True, help="Leave everything on the board, for the next run."),
+    click.option("--ssh-config", type=PATH, metavar="FILE", help="Instead of ~/.ssh/config."),
 )
-def bench(bundle: Path, variants: tuple[str, ...], images: tuple[str, ...], runs: int, **how: Any) -> Answer:
-    """Measure a bundle's latency and memory on this machine."""
+def bench(bundle: Path, devices: tuple[str, ...], ssh_config: Path | None, **how: Any) -> Answer:
+    """Measure a bundle on this machine, or on your boards."""
+    seconds, runs = TIERS[how.pop("tier")]
+    seconds, runs = seconds if how["seconds"] is None else how["seconds"], how["runs"] or runs
+    how |= {"seconds": seconds, "runs": runs, "variants": list(how["variants"])}
+    if devices:
+        return _bench_there(bundle, devices, ssh_config, how)
+    asked = [name for name in ("offline_wheels", "board_python", "any_board", "keep") if how.pop(name)]
+    if asked or ssh_config:
+        raise UsageError(f"--{(asked or ['ssh_config'])[0].replace('_', '-')} is of boards: it needs --device")
+    return _bench_here(bundle, **how)
+
+
+def _bench_here(bundle: Path, variants: list[str], runs: int, **how: Any) -> Answer:
     from tinyforge.device.bench import bench_bundle
+    from tinyforge.device.bench_report import bench_text
     from tinyforge.device.bundle import load_bundle
-    from tinyforge.device.report import bench_text
 
     loaded = load_bundle(bundle)
-    names = list(loaded.variants) if variants == ("all",) else list(variants)
-    report = bench_bundle(loaded, variants=names or None, images=list(images) or None, min_runs=runs, **how)
-    return Answer(report, bench_text(report))
+    names = list(loaded.variants) if variants == ["all"] else variants
+    report = bench_bundle(loaded, variants=names or None, min_runs=runs, **how)
+    return Answer(report, bench_text(report), _throttled(report))
+
+
+def _throttled(report: dict[str, Any]) -> GateError | None:
+    reasons = report["conditions"]["reasons"]
+    return GateError(f"the measurement is not valid: {', '.join(reasons)}") if reasons else None
+
+
+def _bench_there(bundle: Path, devices: tuple[str, ...], ssh_config: Path | None, how: dict[str, Any]) -> Answer:
+    from tinyforge import remote
+
+    wish = remote.Wish(
+        bundle,
+        options=remote.bench_options(how["variants"], how["threads"], how["seconds"], how["runs"], how["warmup"]),
+        images=how["images"],
+        test=how["test"],
+        wheels=how["offline_wheels"],
+        python=how["board_python"],
+        keep=how["keep"],
+        any_board=how["any_board"],
+    )
+    addresses = [remote.parse_address(text) for text in devices]
+    with closing(Progress()) as progress:
+        found = remote.bench_boards(addresses, wish, config=ssh_config, log=progress.log)
+    return Answer({"devices": found}, remote.boards_text(found), remote.failure(found))
 
 
 @program.command()
@@ -68,12 +127,15 @@ def inspect(bundle: Path) -> Answer:
 
 
 @program.command()
-@options(_bundle)
-def verify(bundle: Path) -> Answer:
+@options(
+    _bundle,
+    click.option("--digest", metavar="SHA256", help="What its builder says that `sha256sum bundle.json` prints."),
+)
+def verify(bundle: Path, digest: str | None) -> Answer:
     """Check a bundle: hashes, golden vectors, every number."""
     from tinyforge.device.report import outcome_text
     from tinyforge.device.verify import verify_bundle
 
-    outcome = verify_bundle(bundle).to_json()
+    outcome = verify_bundle(bundle, digest).to_json()
     failure = None if outcome["ok"] else GateError(f"{len(outcome['faults'])} checks failed")
     return Answer(outcome, outcome_text(outcome, "verify"), failure)

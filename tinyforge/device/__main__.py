@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .tiers import TIERS, tiers_text
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tinyforge_device", description="Run, measure and check a TinyForge bundle.")
@@ -29,13 +31,17 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--variant", help="model to use (default: the chosen one)")
     bench = command("bench", "Measure latency, load time and memory.")
     bench.add_argument("--variant", action="append", help="model to measure, repeatable; 'all' for every one")
+    bench.add_argument("--threads", type=_counts, metavar="N,N", help="inference threads, each in turn: 1,2,4")
     bench.add_argument("--images", nargs="+", help="image files to measure on (default: those of the self-test)")
-    bench.add_argument("--seconds", type=_duration, default=6.0, help="at least this long (default 6) ...")
-    bench.add_argument("--runs", type=_positive, default=662, help="... and this often (default 662, for a p99)")
+    bench.add_argument("--test", metavar="FOLDER", help="labelled images, FOLDER/<class>/*: accuracy here")
+    bench.add_argument("--tier", choices=list(TIERS), default="quick", help=tiers_text())
+    bench.add_argument("--seconds", type=_duration, help="at least this long, instead of the tier's ...")
+    bench.add_argument("--runs", type=_positive, help="... and this often: 64 for a p90, 662 for a p99")
     bench.add_argument("--warmup", type=_positive, default=20, help="runs per warm-up window (default 20)")
     selftest = command("selftest", "Compare this machine with the golden vectors.")
     selftest.add_argument("--variant", action="append", help="model to test, repeatable (default: all that can run)")
-    command("verify", "Check hashes, metadata, golden vectors, and recompute every number from raw data.")
+    verify = command("verify", "Check hashes, metadata, golden vectors, and recompute every number from raw data.")
+    verify.add_argument("--digest", metavar="SHA256", help="what `sha256sum bundle.json` must print")
     return parser
 
 
@@ -53,6 +59,10 @@ def _duration(text: str) -> float:
     return value
 
 
+def _counts(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
 def _predict(options: argparse.Namespace) -> tuple[Any, str, int]:
     from .bundle import load_bundle
     from .predict import open_bundle, predict
@@ -68,20 +78,22 @@ def _predict(options: argparse.Namespace) -> tuple[Any, str, int]:
 
 def _bench(options: argparse.Namespace) -> tuple[Any, str, int]:
     from .bench import bench_bundle
+    from .bench_report import bench_text
     from .bundle import load_bundle
-    from .report import bench_text
 
     bundle = load_bundle(options.bundle)
-    variants = list(bundle.variants) if options.variant == ["all"] else options.variant
+    seconds, runs = TIERS[options.tier]
     report = bench_bundle(
         bundle,
-        variants=variants,
+        variants=list(bundle.variants) if options.variant == ["all"] else options.variant,
+        threads=options.threads,
         images=options.images,
-        seconds=options.seconds,
-        min_runs=options.runs,
+        test=options.test,
+        seconds=seconds if options.seconds is None else options.seconds,
+        min_runs=options.runs or runs,
         warmup=options.warmup,
     )
-    return report, bench_text(report), 0
+    return report, bench_text(report), 0 if report["conditions"]["valid"] else 1
 
 
 def _selftest(options: argparse.Namespace) -> tuple[Any, str, int]:
@@ -89,7 +101,7 @@ def _selftest(options: argparse.Namespace) -> tuple[Any, str, int]:
     from .report import outcome_text
     from .selftest import run_selftest
 
-    outcome = run_selftest(load_bundle(options.bundle), options.variant)
+    outcome = run_selftest(load_bundle(options.bundle, sealed=False), options.variant)
     return outcome.to_json(), outcome_text(outcome.to_json(), "selftest"), 0 if outcome.ok else 1
 
 
@@ -97,7 +109,7 @@ def _verify(options: argparse.Namespace) -> tuple[Any, str, int]:
     from .report import outcome_text
     from .verify import verify_bundle
 
-    outcome = verify_bundle(options.bundle)
+    outcome = verify_bundle(options.bundle, options.digest)
     return outcome.to_json(), outcome_text(outcome.to_json(), "verify"), 0 if outcome.ok else 1
 
 

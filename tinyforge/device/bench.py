@@ -1,114 +1,168 @@
-"""Latency, load time and memory, measured so that the numbers can be checked: raw latencies are kept.
+"""Latency, load time, memory and energy, measured so that the numbers can be checked: raw latencies are kept.
 
-``bench_session`` is the measurement itself; ``bench_model`` runs it in a fresh process, so that loading is cold and
-nothing else counts as memory; ``bench_bundle`` does that for the models of a bundle.
-Batches are of one image; images are decoded anew in every run, as on a camera's path. Times are wall-clock.
+Every arm (a model with a number of threads) runs in a process of its own, and the arms take turns in short blocks, in
+the opposite order every other round: what drifts, drifts for all of them, and their ratio has an interval.
+The machine's state is read before, between blocks, and after; a run that was throttled is marked invalid.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, locate, need, read_json
-from .machine import describe_machine, peak_rss_mib
-from .preprocess import DecodeFault, decode, prepare
-from .runtime import MissingRuntime, RuntimeFault, Session, import_runtime, open_session
+from .accuracy import bench_accuracy
+from .bundle import Bundle
+from .conditions import ROOT, read_conditions, summarise_conditions
+from .energy import open_meter
+from .folder import locate, need, read_json
+from .machine import describe_machine
+from .preprocess import DecodeFault, decode
 from .spec import InputSpec
-from .stats import percentile, percentile_bound, runs_needed
+from .stats import mean_interval, percentile
+from .timing import PERCENTILES, STAGES, bench_session, summarise
+from .worker import Arm, Worker
 
-STAGES = ("decode", "preprocess", "infer")
-PERCENTILES = {"p50_ms": 0.50, "p90_ms": 0.90, "p99_ms": 0.99}
-MAX_DRIFT = 0.05
-MAX_WARMUP_WINDOWS = 10
+__all__ = [
+    "PERCENTILES",
+    "STAGES",
+    "Arm",
+    "bench_arms",
+    "bench_bundle",
+    "bench_model",
+    "bench_session",
+    "summarise",
+    "summary",
+]
+
+BLOCK_SECONDS = 0.5
+MIN_BLOCKS = 8
+SAMPLE_SECONDS = 1.0
+KEPT_APART = ("raw_us", "block_p50_us")
 
 
-def bench_session(
-    session: Session,
-    images: Sequence[bytes],
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """An arm's report without its raw latencies: what bundle.json holds."""
+    return {key: value for key, value in report.items() if key not in KEPT_APART}
+
+
+def bench_arms(
+    arms: Sequence[Arm],
+    images: Sequence[Path],
     spec: InputSpec,
     *,
     seconds: float,
     min_runs: int,
     warmup: int,
-    clock: Callable[[], int] = time.perf_counter_ns,
+    root: Path = ROOT,
 ) -> dict[str, Any]:
-    """Time encoded ``images`` in turn for at least ``seconds`` and at least ``min_runs`` runs, after a warm-up.
+    """Measure ``arms`` in turns on image files, each for at least ``seconds`` and ``min_runs`` runs.
 
-    Returns ``summarise(raw_us)`` with the session's ``info()``, warmup_runs, settled (whether the warm-up ended because
-    latency stood still) and raw_us (per stage, whole microseconds). ``clock`` counts nanoseconds.
+    Returns {variants: {arm's name: report}, comparisons: of the others with the first, conditions}. A report holds
+    ``summarise(raw_us)``, ``Worker.ready``, energy, valid and reasons (of the conditions), block_p50_us and raw_us.
+    Raises MissingRuntime or RuntimeFault, also when a process is killed. ``root``: see ``conditions``.
     """
-    if not images or min_runs < 1 or warmup < 1 or seconds < 0:
-        raise ValueError("a measurement needs images, at least one run and one warm-up run, and no negative time")
-    turns = _timed_runs(session, images, spec, clock)
-    warmup_runs, settled = _warm_up(turns, warmup)
-    rows: list[tuple[int, ...]] = []
-    start = clock()
-    while len(rows) < min_runs or clock() - start < seconds * 1e9:
-        rows.append(next(turns))
-    raw_us = {stage: [round(row[i] / 1000) for row in rows] for i, stage in enumerate(STAGES)}
-    measured = {**summarise(raw_us), **session.info()}
-    return {**measured, "warmup_runs": warmup_runs, "settled": settled, "raw_us": raw_us}
+    if not arms or not images or min_runs < 1 or warmup < 1 or seconds < 0:
+        raise ValueError("a measurement needs models, images, at least one run and one warm-up, and no negative time")
+    samples = [read_conditions(root)]
+    with ExitStack() as stack:
+        meter = open_meter(root)
+        if meter:
+            stack.callback(meter.close)
+        idle_watts = _idle_watts(meter)
+        workers = [stack.enter_context(Worker(arm, images, spec, warmup)) for arm in arms]
+        taken = _take_turns(workers, seconds, min_runs, meter, samples, root)
+    conditions = summarise_conditions([*samples, read_conditions(root)])
+    reports = {}
+    for worker, one in zip(workers, taken):
+        raw_us = {stage: list(values) for stage, values in one.raw_us.items()}
+        reports[worker.arm.name] = {
+            **summarise(raw_us),
+            **worker.ready,
+            "energy": one.energy(meter.source, idle_watts) if meter else None,
+            "valid": conditions["valid"],
+            "reasons": conditions["reasons"],
+            "block_p50_us": one.block_p50_us,
+            "raw_us": raw_us,
+        }
+    return {"variants": reports, "comparisons": _comparisons(reports), "conditions": conditions}
 
 
-def _timed_runs(
-    session: Session, images: Sequence[bytes], spec: InputSpec, clock: Callable[[], int]
-) -> Iterator[tuple[int, ...]]:
-    """Endless runs over the images in turn: nanoseconds of (decode, preprocess, infer)."""
-    while True:
-        for encoded in images:
-            start = clock()
-            rgb = decode(encoded)
-            decoded = clock()
-            x = prepare(rgb, spec)
-            prepared = clock()
-            session.run(x)
-            yield decoded - start, prepared - decoded, clock() - prepared
+class Taken:
+    """What one arm's blocks gave so far."""
+
+    def __init__(self) -> None:
+        self.raw_us = {stage: array("I") for stage in STAGES}
+        self.block_p50_us: list[int] = []
+        self.seconds = self.joules = 0.0
+
+    def add(self, block: dict[str, list[int]], seconds: float, joules: float) -> None:
+        for stage, values in block.items():
+            self.raw_us[stage].extend(values)
+        self.block_p50_us.append(int(percentile(block["infer"], 0.5)))
+        self.seconds += seconds
+        self.joules += joules
+
+    def energy(self, source: str, idle_watts: float) -> dict[str, Any]:
+        """Of whole runs, decoding to answer, idle power included."""
+        return {
+            "source": source,
+            "joules_per_run": round(self.joules / len(self.raw_us["infer"]), 6),
+            "watts": round(self.joules / self.seconds, 3),
+            "idle_watts": round(idle_watts, 3),
+        }
 
 
-def _warm_up(turns: Iterator[tuple[int, ...]], window: int) -> tuple[int, bool]:
-    """Run windows until the median inference of two in a row differs by less than ``MAX_DRIFT``: (runs, settled)."""
-    before = None
-    for number in range(1, MAX_WARMUP_WINDOWS + 1):
-        median = percentile([next(turns)[-1] for _ in range(window)], 0.5)
-        if before is not None and abs(median - before) < MAX_DRIFT * before:
-            return number * window, True
-        before = median
-    return MAX_WARMUP_WINDOWS * window, False
+def _take_turns(
+    workers: Sequence[Worker], seconds: float, min_runs: int, meter: Any, samples: list[dict[str, Any]], root: Path
+) -> list[Taken]:
+    """Rounds of blocks until each arm has its time and its runs; appends to ``samples``."""
+    taken = [Taken() for _ in workers]
+    block_seconds, block_runs = min(BLOCK_SECONDS, seconds / MIN_BLOCKS), math.ceil(min_runs / MIN_BLOCKS)
+    order, sampled = list(range(len(workers))), time.monotonic()
+    while any(one.seconds < seconds or len(one.raw_us["infer"]) < min_runs for one in taken):
+        for index in order:
+            before, start = meter.joules() if meter else 0.0, time.monotonic()
+            block = workers[index].block(block_seconds, block_runs)
+            elapsed = time.monotonic() - start
+            taken[index].add(block, elapsed, meter.joules() - before if meter else 0.0)
+            if time.monotonic() - sampled >= SAMPLE_SECONDS:
+                samples.append(read_conditions(root))
+                sampled = time.monotonic()
+        order.reverse()
+    return taken
 
 
-def summarise(raw_us: dict[str, list[int]]) -> dict[str, Any]:
-    """Every latency number that follows from raw latencies; ``verify`` recomputes them with this same function.
+def _idle_watts(meter: Any) -> float:
+    """Power of a second of rest, before any model is loaded."""
+    if not meter:
+        return 0.0
+    before, start = meter.joules(), time.monotonic()
+    time.sleep(1.0)
+    return (meter.joules() - before) / (time.monotonic() - start)
 
-    runs; p50/p90/p99_ms and mean_ms of inference; p90_bound_ms, p99_bound_ms: not exceeded by the true percentile, at
-    99 % confidence; stages: the same percentiles of decode, preprocess, infer and their total. None: too few runs.
+
+def _comparisons(reports: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of every arm with the first: {a, b, ratio...}."""
+    (first, base), *others = reports.items()
+    found = ((name, compare_blocks(base["block_p50_us"], one["block_p50_us"])) for name, one in others)
+    return [{"a": first, "b": name, **ratio} for name, ratio in found if ratio]
+
+
+def compare_blocks(a_us: Sequence[float], b_us: Sequence[float]) -> dict[str, Any] | None:
+    """How many times a's latency b takes: {ratio, low, high (95 %), rounds}, from medians of blocks run in turns.
+
+    Student's t over the logarithms of the rounds' ratios; None with fewer than two rounds or a latency of 0 µs.
     """
-    infer = raw_us["infer"]
-    total = [sum(run) for run in zip(*(raw_us[stage] for stage in STAGES))]
-    bounds = {f"{name[:3]}_bound_ms": percentile_bound(infer, PERCENTILES[name]) for name in ("p90_ms", "p99_ms")}
-    return {
-        "runs": len(infer),
-        **_percentiles(infer),
-        "mean_ms": round(sum(infer) / len(infer) / 1000, 3),
-        **{name: None if bound is None else bound / 1000 for name, bound in bounds.items()},
-        "stages": {**{stage: _percentiles(raw_us[stage]) for stage in STAGES}, "total": _percentiles(total)},
-    }
-
-
-def _percentiles(microseconds: list[int]) -> dict[str, float | None]:
-    enough = {name: len(microseconds) >= runs_needed(share) for name, share in PERCENTILES.items()}
-    return {n: percentile(microseconds, p) / 1000 if enough[n] else None for n, p in PERCENTILES.items()}
-
-
-def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """A variant's report without its raw latencies: what bundle.json holds."""
-    return {key: value for key, value in report.items() if key != "raw_us"}
+    if min(len(a_us), len(b_us)) < 2 or not all([*a_us, *b_us]):
+        return None
+    logs = [math.log(b / a) for a, b in zip(a_us, b_us)]
+    ratio, low, high = (round(math.exp(value), 4) for value in mean_interval(logs))
+    return {"ratio": ratio, "low": low, "high": high, "rounds": len(logs)}
 
 
 def bench_model(
@@ -121,100 +175,46 @@ def bench_model(
     seconds: float = 1.0,
     min_runs: int = 662,
     warmup: int = 20,
+    providers: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """``bench_session`` of a model in a fresh process, on the image files given.
-
-    Adds import_ms (of the runtime), load_ms (of the model), first_ms (the first inference), peak_rss_mib of that
-    process, and model_bytes. Raises MissingRuntime or RuntimeFault, also when the process is killed.
-    """
-    job = {
-        "model": str(Path(model_path).resolve()),
-        "runtime": runtime,
-        "threads": threads,
-        "images": [str(Path(path).resolve()) for path in images],
-        "spec": spec.to_json(),
-        "options": {"seconds": seconds, "min_runs": min_runs, "warmup": warmup},
-    }
-    home = str(Path(__file__).resolve().parents[len(__package__.split("."))])
-    done = subprocess.run(
-        [sys.executable, "-m", f"{__package__}.bench"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))},
-    )
-    return _answer(done)
-
-
-def _answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeFault(f"the measuring process ended with code {done.returncode}: {last}") from None
-    if "fault" in answer:
-        raise (MissingRuntime if answer["missing"] else RuntimeFault)(answer["fault"])
-    return answer
-
-
-def _measure(job: dict[str, Any]) -> dict[str, Any]:
-    """In the fresh process: load, first inference, ``bench_session``."""
-    spec = InputSpec.from_json(job["spec"])
-    images = [Path(path).read_bytes() for path in job["images"]]
-    first = prepare(decode(images[0]), spec)
-    start = time.perf_counter_ns()
-    import_runtime(job["runtime"])
-    imported = time.perf_counter_ns()
-    session = open_session(job["model"], job["runtime"], job["threads"])
-    loaded = time.perf_counter_ns()
-    session.run(first)
-    answered = time.perf_counter_ns()
-    report = bench_session(session, images, spec, **job["options"])
-    steps = {"import_ms": imported - start, "load_ms": loaded - imported, "first_ms": answered - loaded}
-    return {
-        **{name: round(nanoseconds / 1e6, 3) for name, nanoseconds in steps.items()},
-        "peak_rss_mib": peak_rss_mib(),
-        "model_bytes": model_bytes(Path(job["model"])),
-        **report,
-    }
-
-
-def model_bytes(path: Path) -> int:
-    """Size of a model: its file, and the weights beside an OpenVINO .xml."""
-    weights = path.with_suffix(".bin")
-    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
+    """The report of one model measured alone, see ``bench_arms``."""
+    arm = Arm("model", Path(model_path), runtime, threads, tuple(providers))
+    paths = [Path(path) for path in images]
+    return bench_arms([arm], paths, spec, seconds=seconds, min_runs=min_runs, warmup=warmup)["variants"]["model"]
 
 
 def bench_bundle(
     bundle: Bundle,
     *,
     variants: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
     images: Sequence[str | Path] | None = None,
+    test: str | Path | None = None,
     seconds: float = 1.0,
     min_runs: int = 662,
     warmup: int = 20,
+    root: Path = ROOT,
 ) -> dict[str, Any]:
     """Measure ``variants`` (default: the chosen one) on ``images`` (default: those of the self-test).
 
-    Returns {schema_version, bundle, target, machine, variants: {name: report of ``bench_model``}}.
+    threads: of inference, each in turn, arms named 'onnx-int8@2' (default: the bundle's, arms named by variant).
+    test: labelled images, see ``accuracy``.
+    Returns {schema_version, bundle, target, machine}, what ``bench_arms`` does, and accuracy where there is a ``test``.
     """
-    paths = list(images or selftest_images(bundle))
+    paths = [Path(path) for path in images or selftest_images(bundle)]
     for path in paths:
-        _check_decodable(Path(path))
-    reports = {}
-    for variant in [bundle.variant(name) for name in variants or [bundle.chosen]]:
-        reports[variant.name] = bench_model(
-            bundle.model_path(variant),
-            variant.runtime,
-            bundle.threads,
-            paths,
-            bundle.spec,
-            seconds=seconds,
-            min_runs=min_runs,
-            warmup=warmup,
-        )
-    head = {"schema_version": 1, "bundle": bundle.name, "target": bundle.target}
-    return {**head, "machine": describe_machine(), "variants": reports}
+        _check_decodable(path)
+    wanted = list(dict.fromkeys(threads or [bundle.threads]))
+    models = {name: bundle.variant(name) for name in dict.fromkeys(variants or [bundle.chosen])}
+    arms = [
+        Arm(name if not threads else f"{name}@{count}", bundle.model_path(one), one.runtime, count, one.providers)
+        for name, one in models.items()
+        for count in wanted
+    ]
+    head = {"schema_version": 1, "bundle": bundle.name, "target": bundle.target, "machine": describe_machine(root)}
+    accuracy = {"accuracy": bench_accuracy(bundle, test, list(models))} if test else {}
+    options: dict[str, Any] = {"seconds": seconds, "min_runs": min_runs, "warmup": warmup, "root": root}
+    return {**head, **bench_arms(arms, paths, bundle.spec, **options), **accuracy}
 
 
 def _check_decodable(path: Path) -> None:
@@ -228,18 +228,3 @@ def selftest_images(bundle: Bundle) -> list[Path]:
     """The encoded images that travel with the bundle. Raises BundleFault."""
     entries = need(read_json(bundle.root, "selftest/golden.json"), "images", list, "selftest/golden.json")
     return [locate(bundle.root, need(entry, "path", str, "selftest/golden.json")) for entry in entries]
-
-
-def main() -> None:
-    """The fresh process: a job on stdin, a report or {fault, missing} as the last line of stdout."""
-    try:
-        answer = _measure(json.load(sys.stdin))
-    except MissingRuntime as fault:
-        answer = {"fault": str(fault), "missing": True}
-    except (RuntimeFault, ValueError) as fault:
-        answer = {"fault": str(fault), "missing": False}
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()

@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino")
+EMULATORS = ("qemu-", "rosetta", "box64")
+ROOT = Path("/")
 
 
-def describe_machine() -> dict[str, Any]:
-    """{cpu, architecture, cores (usable by this process), memory_mib, system, python, package versions}."""
+def describe_machine(root: Path = ROOT) -> dict[str, Any]:
+    """{cpu, architecture, emulated, cores (usable by this process), memory_mib, system, python, package versions}.
+
+    ``root`` holds the system's files; tests replace it.
+    """
     return {
-        "cpu": cpu_model(),
+        "cpu": cpu_model(root),
         "architecture": platform.machine(),
+        "emulated": emulated(root),
         "cores": usable_cores(),
-        "memory_mib": _memory_mib(),
+        "memory_mib": _memory_mib(root),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         **versions(),
@@ -41,16 +47,29 @@ def versions() -> dict[str, str]:
     return found
 
 
-def cpu_model() -> str:
+def emulated(root: Path = ROOT) -> bool:
+    """Whether an emulator runs this process: latencies then say nothing of a board.
+
+    qemu's user mode pretends in /proc/self, but not in /proc/thread-self, which names the program that really runs.
+    """
+    try:
+        program = (root / "proc/thread-self/exe").readlink().name
+    except OSError:
+        return False
+    return program.startswith(EMULATORS)
+
+
+def cpu_model(root: Path = ROOT) -> str:
     """The board's name where there is one (Raspberry Pi 4 Model B Rev 1.4), else the processor's."""
-    board = _read("/proc/device-tree/model").strip("\0\n ")
-    names = [line.partition(":")[2].strip() for line in _read("/proc/cpuinfo").splitlines() if "model name" in line]
+    board = _read(root / "proc/device-tree/model").strip("\0\n ")
+    lines = _read(root / "proc/cpuinfo").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     return board or next(iter(names), platform.processor() or "unknown")
 
 
 def peak_rss_mib() -> float | None:
     """Most memory this process has held. VmHWM, since getrusage's figure on Linux includes the parent's before exec."""
-    for line in _read("/proc/self/status").splitlines():
+    for line in _read(ROOT / "proc/self/status").splitlines():
         if line.startswith("VmHWM:"):
             return round(int(line.split()[1]) / 1024, 1)
     try:
@@ -61,13 +80,13 @@ def peak_rss_mib() -> float | None:
     return round(peak / 2**20 if sys.platform == "darwin" else peak / 1024, 1)
 
 
-def _memory_mib() -> int | None:
-    sizes = [line.split()[1] for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal:")]
+def _memory_mib(root: Path) -> int | None:
+    sizes = [line.split()[1] for line in _read(root / "proc/meminfo").splitlines() if line.startswith("MemTotal:")]
     return int(sizes[0]) // 1024 if sizes else None
 
 
-def _read(path: str) -> str:
+def _read(path: Path) -> str:
     try:
-        return Path(path).read_text(errors="replace")
+        return path.read_text(errors="replace")
     except OSError:
         return ""

@@ -16,7 +16,7 @@ from .runtime import Session, open_session
 def open_bundle(bundle: Bundle, variant: str | None = None) -> Session:
     """A session of the named variant, by default the chosen one."""
     model = bundle.variant(variant)
-    return open_session(bundle.model_path(model), model.runtime, bundle.threads)
+    return open_session(bundle.model_path(model), model.runtime, bundle.threads, model.providers)
 
 
 def predict(bundle: Bundle, session: Session, paths: Iterable[str | Path], top: int = 1) -> list[dict[str, Any]]:
@@ -28,11 +28,15 @@ def predict(bundle: Bundle, session: Session, paths: Iterable[str | Path], top: 
         except DecodeFault as fault:
             results.append({"image": str(path), "error": str(fault)})
             continue
-        shares = softmax(logits)
-        best = np.argsort(-shares, kind="stable")[:top]
-        answers = [{"class": bundle.classes[i], "probability": round(float(shares[i]), 6)} for i in best]
+        answers = [{"class": bundle.classes[i], "probability": round(p, 6)} for i, p in best_classes(logits, top)]
         results.append({"image": str(path), "answers": answers})
     return results
+
+
+def best_classes(logits: np.ndarray, top: int) -> list[tuple[int, float]]:
+    """(N,) -> (class index, probability) of the ``top`` likeliest, best first."""
+    shares = softmax(logits)
+    return [(int(i), float(shares[i])) for i in np.argsort(-shares, kind="stable")[:top]]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -39,35 +39,10 @@ def scores_text(scores: dict[str, dict[str, Any]]) -> str:
     return table(["method", "accuracy (95 % interval)"], [[name, percent(record)] for name, record in scores.items()])
 
 
-def bench_text(report: dict[str, Any]) -> str:
-    """Tables of a ``bench_bundle`` report: one line per variant, then its stages."""
-    machine, variants = report["machine"], report["variants"]
-    head = f"{machine['cpu']}, {machine['architecture']}, {machine['cores']} cores"
-    columns = ["p50_ms", "p90_ms", "p99_ms", "runs", "load_ms", "peak_rss_mib"]
-    rows = [
-        [name, *(v[key] for key in columns), round(v["model_bytes"] / 2**10), v["precision"], v["threads"]]
-        for name, v in variants.items()
-    ]
-    stages = [
-        [name, stage, *(values[key] for key in columns[:3])]
-        for name, v in variants.items()
-        for stage, values in v["stages"].items()
-    ]
-    unsettled = [
-        f"{name}: latency had not settled after the warm-up" for name, v in variants.items() if not v["settled"]
-    ]
-    parts = [
-        head,
-        table(["variant", *columns, "size_kib", "floats", "threads"], rows),
-        table(["variant", "stage", *columns[:3]], stages),
-        *unsettled,
-    ]
-    return "\n\n".join(parts)
-
-
 def outcome_text(outcome: dict[str, Any], what: str) -> str:
-    """'selftest passed, 12 checks', or every fault on a line of its own."""
-    lines = [f"{fault['check']}: {fault['message']}" for fault in outcome["faults"]]
+    """Facts, faults and notes, a line each; last the verdict: 'selftest passed, 12 checks'."""
+    lines = [f"{name}: {outcome[name]}" for name in ("digest", "certificate") if name in outcome]
+    lines += [f"{fault['check']}: {fault['message']}" for fault in outcome["faults"]]
     lines += [f"note: {note}" for note in outcome["notes"]]
     verdict = "passed" if outcome["ok"] else f"FAILED, {len(outcome['faults'])} faults"
     return "\n".join([*lines, f"{what} {verdict}, {outcome['checks']} checks"])
