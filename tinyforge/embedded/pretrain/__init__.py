@@ -202,7 +202,7 @@ class Run:
             vae,
             lambda chosen, gen: source.draw(torch.tensor(classes)[chosen], gen, "unet"),
             len(classes),
-            self.design.latents,
+            min(self.design.latents, 2 * int(source.counts[classes].sum())),
             self.seed,
         )
         vae.register_to_config(scaling_factor=scale)

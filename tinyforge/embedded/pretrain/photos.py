@@ -63,7 +63,7 @@ def listed(roots: list[Path]) -> dict[tuple[str, str], list[Path]]:
         for folder in folders:
             row = known.get(folder.name) or Known(folder.name, _word(folder.name), "train", "")
             if row.role != "excluded":
-                found.setdefault((row.role, row.name), []).extend(_images(folder))
+                found.setdefault((row.role, row.name), []).extend(images_below(folder))
     return {key: files for key, files in sorted(found.items()) if files}
 
 
@@ -72,7 +72,8 @@ def _word(folder: str) -> str:
     return "".join(c for c in folder.lower() if c.isalnum()) or "thing"
 
 
-def _images(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
+    """The image files of a class folder, at any depth, sorted."""
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 

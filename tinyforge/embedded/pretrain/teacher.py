@@ -76,10 +76,10 @@ def loss_function(
         shots = 1 if torch.rand((), generator=gen) < 0.6 else 5
         per = shots + stage.queries
         ways = max(2, stage.batch // per) if shots == 1 else stage.ways
-        chosen = torch.multinomial(weights, ways, generator=gen)
+        chosen = torch.multinomial(weights, min(ways, int((weights > 0).sum())), generator=gen)
         labels = chosen.repeat_interleave(per)
         images = normalise(draw(labels, gen)).to(device)
-        return episode_loss(model, images, ways, shots)
+        return episode_loss(model, images, len(chosen), shots)
 
     return loss_of
 
