@@ -193,11 +193,12 @@ def serial(digits, tiny_models, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 class TestOtherProcesses:
     def test_killed_and_continued_is_the_same(self, digits, tiny_models, tmp_path, serial):
         words = command(digits, tiny_models, tmp_path, "-m", METHODS)
         running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        give_up = time.monotonic() + 250
+        give_up = time.monotonic() + 900
         while not list((tmp_path / "work").glob("*/store/*.partial/supports/*")):
             assert running.poll() is None, "ended before it could be killed"
             assert time.monotonic() < give_up

