@@ -112,7 +112,7 @@ def build_bundle(root: Path, spec: InputSpec = SPEC) -> Path:
         "input": spec.to_json(),
         "threads": 1,
         "model": model,
-        **claims(root, bundle_files(root), model, len(CLASSES), 1),
+        **claims(root, bundle_files(root), model, len(CLASSES)),
         "provenance": {"seed": 0},
         "licences": [{"name": "colour", "licence": "Apache-2.0"}],
     }
@@ -167,11 +167,11 @@ def rehash(root: Path) -> None:
     write_record(root, {**record, "files": hash_files(root)})
 
 
-def reclaim(root: Path, candidates: int = 1) -> None:
+def reclaim(root: Path) -> None:
     """Work every claim out again from the raw data now there, list every file, and seal."""
     rehash(root)
     record = read_record(root)
-    found = claims(root, record["files"], record["model"], len(record["classes"]), candidates)
+    found = claims(root, record["files"], record["model"], len(record["classes"]))
     write_record(root, {**record, **found})
 
 

@@ -117,15 +117,6 @@ def test_a_better_certificate_is_found(measured_path, place):
     assert message.startswith(f"certificate/{'/'.join(place)} is given as 0.999, the raw data say ")
 
 
-def test_more_candidates_lower_the_claim(measured_path):
-    before = read_record(measured_path)["certificate"]["accuracy"]["at_least"]
-    reclaim(measured_path, candidates=4)
-    after = read_record(measured_path)["certificate"]
-    assert after["accuracy"]["at_least"] == math.floor(stats.exact_lower(6, 6, 1 - 0.05 / 4) * 1e6) / 1e6 < before
-    assert "n = 6, best of 4" in after["statement"]
-    assert messages(measured_path) == []
-
-
 ROWS = [(f"{index}.png", 0, 0) for index in range(50)]
 
 
@@ -147,7 +138,7 @@ def timed(runs, **more):
     ],
 )
 def test_nothing_is_certified_that_was_not_measured(answers, report, statement):
-    found = certificate("m", answers, {} if report is None else {"m": report}, 1)
+    found = certificate("m", answers, {} if report is None else {"m": report})
     assert statement in found["statement"]
     assert (found["accuracy"] is None) == ("no accuracy" in statement)
 

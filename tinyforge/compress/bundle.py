@@ -37,9 +37,9 @@ class Contents:
     models, made: the folder of model files and what is in it; of these the chosen one and the fp32 reference are
     shipped. golden_images: file name -> encoded image, for the self-test and for measuring; a few real ones.
     predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it.
-    candidates: how many models the test images chose among, for the certificate. latency: variant -> report of
-    ``device.bench``, of shipped ones only; machine: where it was measured. provenance: lineage, versions, seeds;
-    no times of day. notes: what a user must know, for the model card. recipe_lock: TOML. report_html: the whole document.
+    latency: variant -> report of ``device.bench``, of shipped ones only; machine: where it was measured. provenance:
+    lineage, versions, seeds; no times of day. notes: what a user must know, for the model card. recipe_lock: TOML.
+    report_html: the whole document.
     """
 
     name: str
@@ -54,7 +54,6 @@ class Contents:
     recipe_lock: str
     report_html: str
     predictions: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    candidates: int = 1
     latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +142,7 @@ def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
         "input": contents.spec.to_json(),
         "threads": contents.threads,
         "model": model,
-        **claims(root, bundle_files(root), model, len(contents.classes), contents.candidates),
+        **claims(root, bundle_files(root), model, len(contents.classes)),
         "provenance": dict(contents.provenance),
         "licences": [dict(one) for one in contents.licences],
     }

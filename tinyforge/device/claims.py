@@ -8,10 +8,10 @@
     latency      {variant: {**bench.summary(report), "model_bytes", "machine", "raw": file}}
     certificate  {"variant", "accuracy": {...} | null, "latency": {...} | null, "statement"}
 
-The certificate speaks of the chosen model. accuracy: a lower bound at 95 % confidence, exact and one-sided; where the
-same images also chose among ``candidates`` models, at 1 - 0.05 / candidates each, so that it holds whichever was
-chosen (Bonferroni). latency: an upper bound of the 90th percentile at 99 % confidence by order statistics (early
-stopping). Both hold for images, and for a machine at rest, like those measured, and for nothing else.
+The certificate speaks of the chosen model. accuracy: a lower bound at 95 % confidence, exact and one-sided, on test
+images, which chose nothing: models are chosen on others. latency: an upper bound of the 90th percentile at 99 %
+confidence by order statistics (early stopping). Both hold for images, and for a machine at rest, like those measured,
+and for nothing else.
 Source: Clopper & Pearson 1934, Biometrika 26(4); MLPerf inference, LoadGen early stopping.
 """
 
@@ -34,7 +34,7 @@ LATENCY_SHARE, LATENCY_CONFIDENCE = 0.90, 0.99
 REFERENCE_PRECISION = "fp32"
 
 
-def claims(root: Path, files: Iterable[str], model: Mapping[str, Any], num_classes: int, candidates: int) -> dict:
+def claims(root: Path, files: Iterable[str], model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
     """All ``SECTIONS``. files: names in the bundle; model: that of bundle.json. Raises BundleFault on faulty data."""
     names = sorted(files)
     answers = {_stem(name): read_predictions(root, name, num_classes) for name in names if _is_in(name, "predictions")}
@@ -47,7 +47,7 @@ def claims(root: Path, files: Iterable[str], model: Mapping[str, Any], num_class
         "scores": {method: score_of(method, rows) for method, rows in answers.items()},
         "parity": parity(model["variants"], answers),
         "latency": {name: latency_of(name, report, model["variants"][name]) for name, report in reports.items()},
-        "certificate": certificate(model["chosen"], answers, reports, candidates),
+        "certificate": certificate(model["chosen"], answers, reports),
     }
 
 
@@ -128,25 +128,22 @@ def latency_of(name: str, report: Mapping[str, Any], variant: Mapping[str, Any])
     return {**summary(dict(report)), **summarise(report["raw_us"]), "model_bytes": size, "raw": f"latency/{name}.json"}
 
 
-def certificate(
-    variant: str, answers: Mapping[str, Rows], reports: Mapping[str, Any], candidates: int
-) -> dict[str, Any]:
+def certificate(variant: str, answers: Mapping[str, Rows], reports: Mapping[str, Any]) -> dict[str, Any]:
     """What may be claimed of the shipped model, and how sure that is."""
-    accuracy = _accuracy(variant, answers[variant], candidates) if variant in answers else None
+    accuracy = _accuracy(variant, answers[variant]) if variant in answers else None
     latency = _latency(variant, reports[variant]) if variant in reports else None
     said = f"{_accuracy_text(accuracy)}; {_latency_text(latency)}"
     return {"variant": variant, "accuracy": accuracy, "latency": latency, "statement": said}
 
 
-def _accuracy(variant: str, rows: Rows, candidates: int) -> dict[str, Any]:
+def _accuracy(variant: str, rows: Rows) -> dict[str, Any]:
     correct = sum(label == found for _, label, found in rows)
-    bound = exact_lower(correct, len(rows), 1 - (1 - ACCURACY_CONFIDENCE) / candidates)
+    bound = exact_lower(correct, len(rows), ACCURACY_CONFIDENCE)
     return {
         "at_least": math.floor(bound * 1e6) / 1e6,
         "confidence": ACCURACY_CONFIDENCE,
         "n": len(rows),
         "correct": correct,
-        "candidates": candidates,
         "predictions": f"predictions/{variant}.json",
     }
 
@@ -184,10 +181,9 @@ def _why_not(report: Mapping[str, Any]) -> str:
 def _accuracy_text(claim: Mapping[str, Any] | None) -> str:
     if claim is None:
         return "no accuracy is claimed: there were no test images"
-    among = f", best of {claim['candidates']}" if claim["candidates"] > 1 else ""
     return (
         f"top-1 >= {math.floor(claim['at_least'] * 1000) / 10:.1f} % at {_percent(claim['confidence'])} "
-        f"(exact binomial, n = {claim['n']}{among})"
+        f"(exact binomial, n = {claim['n']})"
     )
 
 

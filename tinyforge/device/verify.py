@@ -55,7 +55,7 @@ def _claim_faults(bundle: Bundle) -> Iterator[tuple[str, str, str | None]]:
             size, where = (bundle.root / file.path).stat().st_size, f"model/variants/{name}/files/{index}/bytes"
             yield "size", where, None if file.bytes == size else _told(file.bytes, size)
     try:
-        true = claims(bundle.root, record["files"], record["model"], len(bundle.classes), _candidates(record))
+        true = claims(bundle.root, record["files"], record["model"], len(bundle.classes))
     except BundleFault as fault:
         yield "raw data", RECORD, f"cannot be checked: {fault}"
         return
@@ -63,15 +63,6 @@ def _claim_faults(bundle: Bundle) -> Iterator[tuple[str, str, str | None]]:
         for where, claimed, found in leaves(record[section], true[section], section):
             same = type(claimed) is type(found) and claimed == found
             yield section, where, None if same else _told(claimed, found)
-
-
-def _candidates(record: dict[str, Any]) -> int:
-    """How many models the test images chose among: claimed, and part of the certificate's arithmetic."""
-    accuracy = record["certificate"].get("accuracy")
-    count = accuracy.get("candidates") if isinstance(accuracy, dict) else 1
-    if type(count) is not int or not 1 <= count <= 10_000:
-        raise BundleFault("certificate/accuracy/candidates must be a whole number from 1 to 10000")
-    return count
 
 
 ABSENT = "absent"
