@@ -6,13 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.distill.conftest import SPEC, toy_images
 from tinyforge.distill.batches import methods, training_set
 from tinyforge.distill.pixels import pack, to_unit
 from tinyforge.distill.prototypes import cosine_logits
 from tinyforge.distill.teacher import adapt, fold_of
 from tinyforge.distill.trial import Candidate, Court, Views, draw_views, held_out_logits, label_views, view_features
 from tinyforge.recipe import Distill, Teacher
+
+from .conftest import SPEC, toy_images
 
 SETTINGS = Distill(epochs=1, steps_per_epoch=12, batch_size=16, lr=0.02, augment="light", dtype="float32")
 WAYS = {one.name: one for one in methods(SETTINGS)}

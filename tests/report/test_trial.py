@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.report.test_html import EVIL, Reader, render_report, report
 from tinyforge.device.stats import score
 from tinyforge.report.html import dropped_parts
+
+from .test_html import EVIL, Reader, render_report, report
 
 DROPPED = {"total": 360, "kept": 350, "rejected": 8, "duplicates": 2}
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.stages.test_forge import manifests, recipe_for
 from tinyforge.distill.teacher import fold_of
 from tinyforge.distill.verdict import Judgement, Prior
 from tinyforge.loading import load_recipe, load_target
@@ -15,6 +14,8 @@ from tinyforge.recipe import Trial
 from tinyforge.stages import Job, advance, start
 from tinyforge.stages.trial import Way, first_round, forced, prior, second_round, why
 from tinyforge.summary import trial_text
+
+from .test_forge import manifests, recipe_for
 
 
 def road_for(inputs, out, *more):
