@@ -1,0 +1,99 @@
+"""Measures trained photo models and writes what their card needs: measures.json and samples.png.
+
+    python benchmarks/photos_card.py --models photos --pool photos/work/pool --out card
+
+On CIFAR-FS validation classes, which no part was trained on: the teacher's few-shot accuracy and the autoencoder's
+PSNR. On trained classes: Fréchet distance between samples and real images in the teacher's features, beside the
+distance between two sets of real images of the same size; and a grid with a row of samples per class.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tinyforge.diffusion.backbone import Backbone, load_backbone
+from tinyforge.diffusion.ddim import ddim_denoise
+from tinyforge.embedded.network import load_teacher_network
+from tinyforge.embedded.pretrain import autoencoder, held_out_measures, normalise, photos
+from tinyforge.embedded.pretrain.source import Source
+from tinyforge.fewshot.frechet import frechet_distance
+
+SHOWN = ("persiancat", "goldfish", "orange", "sportscar", "pizza", "suspensionbridge", "lakeside", "sunflower")
+
+
+@torch.no_grad()
+def samples(backbone: Backbone, names: list[str], steps: int, guidance: float, seed: int) -> torch.Tensor:
+    """One image per name (B, 3, H, W) from new noise, by its class name."""
+    noise = torch.randn(len(names), *backbone.latent_shape, generator=torch.Generator().manual_seed(seed))
+    cond = backbone.embed([f"a photo of a {name}" for name in names])
+    z = ddim_denoise(backbone, noise, cond, backbone.embed([""]), backbone.schedule(steps), guidance)
+    return backbone.decode(z)
+
+
+@torch.no_grad()
+def features(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.nn.functional.normalize(network(normalise(x)), dim=-1) for x in images.split(256)])
+
+
+def real(source: Source, labels: list[int], seed: int) -> torch.Tensor:
+    return source.draw(torch.tensor(labels), torch.Generator().manual_seed(seed), "held_out")
+
+
+def distances(backbone: Backbone, network: torch.nn.Module, source: Source, options: Any) -> dict[str, Any]:
+    """Fréchet distances of as many samples as real images, class by class alike."""
+    trained = torch.nonzero(source.weights).flatten().tolist()
+    labels = [trained[i % len(trained)] for i in range(options.samples)]
+    drawn = [
+        samples(backbone, [source.names[i] for i in labels[k : k + 100]], options.steps, options.guidance, seed=k)
+        for k in range(0, len(labels), 100)
+    ]
+    reals = [features(network, real(source, labels, seed)) for seed in (1, 2)]
+    return {
+        "samples": frechet_distance(reals[0], features(network, torch.cat(drawn))),
+        "real": frechet_distance(reals[0], reals[1]), "n": len(labels), "steps": options.steps,
+        "guidance": options.guidance,
+    }  # fmt: skip
+
+
+def grid(backbone: Backbone, options: Any, columns: int = 8) -> Image.Image:
+    rows = [samples(backbone, [name] * columns, options.steps, options.guidance, seed=7) for name in SHOWN]
+    pixels = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    return Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, help="Folder with backbone/ and teacher/.")
+    parser.add_argument("--pool", type=Path, required=True, help="The pool that 'tinyforge pretrain photos' built.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    options = parser.parse_args()
+    source, backbone = photos.load_photos(options.pool, []), load_backbone(options.models / "backbone")
+    network, _ = load_teacher_network(options.models / "teacher")
+    held_out = real(source, [c for c in source.held_out for _ in range(50)], 3)
+    mean, deviation = autoencoder.psnr(backbone.vae, held_out)
+    options.out.mkdir(parents=True, exist_ok=True)
+    grid(backbone, options).save(options.out / "samples.png")
+    measures = {
+        "psnr_db": mean, "psnr_deviation_db": deviation, "psnr_images": len(held_out),
+        "teacher": held_out_measures(network, source, 5, episodes=600),
+        "frechet": distances(backbone, network, source, options),
+        "parameters": {
+            part: sum(p.numel() for p in module.parameters())
+            for part, module in {"vae": backbone.vae, "unet": backbone.unet, "text_encoder": backbone.text_encoder,
+                                 "teacher": network}.items()
+        },
+    }  # fmt: skip
+    (options.out / "measures.json").write_text(json.dumps(measures, indent=1) + "\n")
+    print(json.dumps(measures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
