@@ -1,4 +1,4 @@
-"""The shipped glyph weights: present, small enough, loadable with ordinary classes, and without digits."""
+"""The shipped weights: present, small enough, loadable with ordinary classes, without digits and novel classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import pytest
 import tinyforge.embedded as embedded
 
 torch = pytest.importorskip("torch")
-FOLDER = Path(embedded.__file__).parent / "glyphs"
+HERE = Path(embedded.__file__).parent
+FOLDER = HERE / "glyphs"
+MOST_BYTES = {"glyphs": 20 * 2**20, "photos": 64 * 2**20}
+both = pytest.mark.parametrize("domain", sorted(MOST_BYTES))
 
 
 @pytest.fixture(autouse=True)
@@ -38,16 +41,18 @@ def test_path_and_domains():
         embedded.path("glyphs", "student")
 
 
-def test_size_and_file_kinds():
-    files = [p for p in FOLDER.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files) <= 20 * 2**20
-    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".md"}
+@both
+def test_size_and_file_kinds(domain):
+    files = [p for p in (HERE / domain).rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= MOST_BYTES[domain]
+    assert {p.suffix for p in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
 
 
-def test_weights_are_half_precision_and_finite():
+@both
+def test_weights_are_half_precision_and_finite(domain):
     from safetensors.torch import load_file
 
-    for file in FOLDER.rglob("*.safetensors"):
+    for file in (HERE / domain).rglob("*.safetensors"):
         for name, value in load_file(file).items():
             if value.is_floating_point():
                 assert value.dtype == torch.float16, (file, name)
@@ -68,10 +73,25 @@ def test_no_class_is_a_digit():
             assert unicodedata.numeric(c, None) is None, line
 
 
-def test_backbone_is_a_diffusers_folder_and_generates():
+def test_no_class_of_the_photos_is_a_novel_one():
+    from tinyforge.embedded.pretrain.photos import known_folders
+
+    from .test_photos import novel_classes
+
+    known = known_folders()
+    novel = {known[folder].name for folder in novel_classes()} | set(novel_classes())
+    rows = [line.split("\t") for line in (HERE / "photos" / "classes.txt").read_text(encoding="utf-8").splitlines()]
+    trained = {name for name, _, parts in rows if parts != "held out"}
+    assert len(trained) > 200
+    assert not trained & novel
+
+
+@both
+def test_backbone_is_a_diffusers_folder_and_generates(domain):
     diffusers = pytest.importorskip("diffusers")
+    size = embedded.domains()[domain]["image_size"]
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-        embedded.path("glyphs", "backbone"), safety_checker=None, dtype=torch.float32
+        embedded.path(domain, "backbone"), safety_checker=None, dtype=torch.float32
     )
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.unet.config.prediction_type if hasattr(pipeline.unet.config, "prediction_type") else True
@@ -84,12 +104,12 @@ def test_backbone_is_a_diffusers_folder_and_generates():
     images = pipeline(
         "a photo of an object",
         num_inference_steps=2,
-        height=32,
-        width=32,
+        height=size,
+        width=size,
         output_type="np",
         generator=torch.Generator().manual_seed(0),
     ).images
-    assert images.shape == (1, 32, 32, 3)
+    assert images.shape == (1, size, size, 3)
     assert images.min() >= 0
     assert images.max() <= 1
 
@@ -108,10 +128,11 @@ def test_latents_have_unit_scale():
     assert float((back - strokes).square().mean()) < 0.1
 
 
-def test_teacher_loads_and_gives_finite_features():
+@both
+def test_teacher_loads_and_gives_finite_features(domain):
     from tinyforge.embedded.network import load_teacher_network
 
-    folder = embedded.path("glyphs", "teacher")
+    folder = embedded.path(domain, "teacher")
     network, config = load_teacher_network(folder)
     assert config == json.loads((folder / "config.json").read_text(encoding="utf-8"))
     x = torch.rand(4, 3, *config["input"]["size"], generator=torch.Generator().manual_seed(0))
