@@ -11,10 +11,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
+from tinyforge.compress.calibration import Calibration, Prepared
+from tinyforge.compress.ladder import Materials, Validation
 from tinyforge.compress.metadata import model_metadata
 from tinyforge.compress.parity import torch_logits
-from tinyforge.compress.quantize import Calibration
-from tinyforge.compress.variants import Variant, make_variants
+from tinyforge.compress.variants import Variant, make_variants, prepare_materials
 from tinyforge.device.preprocess import normalise, resize
 from tinyforge.device.spec import InputSpec
 from tinyforge.recipe import Compress
@@ -100,7 +101,23 @@ def student(digits: Digits) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def calibration(digits: Digits) -> Calibration:
-    return Calibration(digits.inputs[:100], digits.inputs[:20])
+    return Calibration(Prepared(digits.rgb[:60], SPEC), Prepared(digits.rgb[:20], SPEC))
+
+
+@pytest.fixture(scope="session")
+def validation(student: nn.Module, digits: Digits) -> Validation:
+    return Validation(digits.inputs[800:1000], digits.labels[800:1000], torch_logits(student, digits.inputs[800:1000]))
+
+
+@pytest.fixture(scope="session")
+def materials(student, calibration, validation, tmp_path_factory: pytest.TempPathFactory) -> Materials:
+    """What every rung may use, in a folder of its own; the gate is Compress's default."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    images = calibration.inputs.array()
+    return prepare_materials(
+        student, SPEC, CLASSES, scratch, name="digits", opset=OPSET, calibration=calibration, validation=validation,
+        settings=Compress(qat_steps=20), teach=lambda: (images, torch_logits(student, images)),
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +126,10 @@ def student_logits(student: nn.Module, digits: Digits) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def made(student: nn.Module, calibration: Calibration, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def made(student, calibration, validation, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("models")
-    variants = make_variants(student, SPEC, CLASSES, folder, Compress(), calibration, name="digits", opset=OPSET)
+    variants = make_variants(
+        student, SPEC, CLASSES, folder, name="digits", opset=OPSET,
+        calibration=calibration, validation=validation, settings=Compress(),
+    )  # fmt: skip
     return Made(folder, {one.name: one for one in variants})

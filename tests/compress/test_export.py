@@ -118,25 +118,30 @@ SCRIPT = """
 import runpy, sys, torch, numpy as np
 from pathlib import Path
 from safetensors.torch import load_file
-from tinyforge.compress.quantize import Calibration
+from tinyforge.compress.calibration import Calibration, Prepared
+from tinyforge.compress.ladder import Validation
 from tinyforge.compress.variants import make_variants
 from tinyforge.recipe import Compress
 torch.set_num_threads(1)
 shared, folder = runpy.run_path(sys.argv[1]), Path(sys.argv[2])
 student = shared["small_network"]()
 student.load_state_dict(load_file(folder / "student.safetensors"))
-data = Calibration(np.load(folder / "images.npy"), np.load(folder / "supports.npy"))
+images, supports, inputs, labels, logits = (np.load(folder / f"{n}.npy") for n in range(5))
+spec = shared["SPEC"]
 make_variants(
-    student, shared["SPEC"], shared["CLASSES"], folder / "models", Compress(), data, name="digits", opset=18
+    student, spec, shared["CLASSES"], folder / "models", name="digits", opset=18, settings=Compress(),
+    calibration=Calibration(Prepared(images, spec), Prepared(supports, spec)),
+    validation=Validation(inputs, labels, logits),
 )
 """
 
 
-def test_same_inputs_same_bytes_in_another_process_and_folder(made, student, calibration, tmp_path: Path):
+def test_same_inputs_same_bytes_in_another_process_and_folder(made, student, calibration, validation, tmp_path: Path):
     """A resumed build must end with the same bytes: another hash seed, folder, and counters."""
     save_file(student.state_dict(), tmp_path / "student.safetensors")
-    np.save(tmp_path / "images.npy", calibration.images)
-    np.save(tmp_path / "supports.npy", calibration.supports)
+    rows = (calibration.inputs.images, calibration.supports.images, validation.inputs, validation.labels)
+    for number, array in enumerate((*rows, validation.logits)):
+        np.save(tmp_path / f"{number}.npy", array)
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).with_name("conftest.py")), str(tmp_path)]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

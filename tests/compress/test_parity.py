@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from tinyforge.compress.parity import Drop, Parity, accuracy_drop, compare, gate, require_fp32, torch_logits
-from tinyforge.compress.variants import judge
+from tinyforge.compress.variants import measure
+from tinyforge.device.spec import InputSpec
 from tinyforge.errors import GateError
 from tinyforge.recipe import Compress
 
+SPEC = InputSpec(size=(16, 16))
 SETTINGS = Compress(max_drop=0.01, min_agreement=0.95, max_abs_error=1e-3)
 GOOD = Parity(num_images=200, max_abs_error=1e-5, relative_error=1e-5, agreement=1.0, worst_image=0)
 
@@ -79,18 +81,18 @@ def test_only_the_fp32_export_must_pass():
         require_fp32("onnx-fp32", "some reason")
 
 
-def test_a_wrong_fp32_export_is_an_error_and_a_wrong_int8_a_reason(made, digits, untrained):
-    inputs, labels = digits.inputs[1000:1040], digits.labels[1000:1040]
-    other = torch_logits(untrained, inputs)
-    arguments = {"labels": labels, "threads": 1}
+def test_a_wrong_fp32_export_is_an_error_and_a_wrong_int8_is_measured(made, digits, untrained):
+    pixels, labels = digits.rgb[1000:1040], digits.labels[1000:1040]
+    other = torch_logits(untrained, digits.inputs[1000:1040])
     with pytest.raises(GateError, match="onnx-fp32"):
-        judge(made.variants["onnx-fp32"], made.folder, other, inputs, SETTINGS, **arguments)
-    verdict = judge(made.variants["onnx-int8"], made.folder, other, inputs, SETTINGS, **arguments)
-    assert "agrees with the student" in verdict.reason
-    assert verdict.to_json()["reason"] == verdict.reason
+        measure(made.variants["onnx-fp32"], made.folder, other, pixels, SPEC, SETTINGS, labels=labels, threads=1)
+    found = measure(made.variants["onnx-int8"], made.folder, other, pixels, SPEC, SETTINGS, labels=labels, threads=1)
+    assert found.parity.agreement < 0.5
+    assert found.drop.drop < -0.3  # the quantised, trained student is better than the untrained one
+    assert found.to_json()["parity"]["num_images"] == 40
 
 
-def test_a_variant_that_could_not_be_made_is_judged_by_its_failure(made, digits):
-    failed = replace(made.variants["onnx-int8"], failure="every quantisation failed", files=())
-    verdict = judge(failed, made.folder, np.zeros((1, 10)), digits.inputs[:1], SETTINGS, labels=None, threads=1)
-    assert (verdict.reason, verdict.parity, verdict.logits) == ("every quantisation failed", None, None)
+def test_a_variant_that_could_not_be_made_keeps_its_reason(made, digits):
+    failed = replace(made.variants["onnx-int8"], failure="no rung passed", files=())
+    found = measure(failed, made.folder, np.zeros((1, 10)), digits.rgb[:1], SPEC, SETTINGS, labels=None, threads=1)
+    assert (found.reason, found.parity, found.logits) == ("no rung passed", None, None)

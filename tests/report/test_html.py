@@ -87,10 +87,13 @@ def report(**changes) -> Report:
             ),
         ],
         "tried": [
-            {"variant": "onnx-int8", "method": "per-channel", "supports": {"agreement": 1.0}, "failure": "",
-             "calibration": {"agreement": 0.987, "relative_error": 0.0123}, "kept": True},
-            {"variant": "onnx-int8", "method": "per-tensor", "supports": None, "calibration": None,
-             "failure": "KeyError: no", "kept": False},
+            {"variant": "onnx-int8", "rung": "per-channel", "reason": "loses 3 %", "kept": False,
+             "parity": {"agreement": 0.987, "relative_error": 0.0123, "num_images": 500},
+             "drop": {"drop": 0.03, "low": 0.01, "high": 0.05}},
+            {"variant": "onnx-int8", "rung": "per-tensor", "parity": None, "drop": None, "reason": "KeyError: no",
+             "kept": False},
+            {"variant": "onnx-int8", "rung": "trained", "reason": "", "kept": True, "drop": None,
+             "parity": {"agreement": 1.0, "relative_error": 0.01, "num_images": 500}},
         ],
         "alphas": [0.0, 0.2, 1.0],
         "pictures": [
@@ -143,8 +146,9 @@ def test_variants_show_size_parity_latency_gate_and_why_they_lost(page: Reader):
 
 
 def test_everything_tried_is_shown(page: Reader):
-    assert "per-channel 100.0 98.7 0.0123 kept" in page.text
+    assert "per-channel 98.7 n = 500 3.0 1.0 – 5.0 0.0123 loses 3 %" in page.text
     assert "per-tensor – – – KeyError: no" in page.text
+    assert "trained 100.0 n = 500 – 0.01 kept" in page.text
 
 
 def test_pictures_of_every_class_over_alpha(page: Reader):

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -152,3 +153,23 @@ def rename_counted(model: Any) -> None:
         stable = COUNTED.sub(f"{operation.get_type_name()}_at_{index}", name)
         if stable != name:
             operation.set_friendly_name(stable)
+
+
+def halve_onnx(fp32: Path, out: Path, metadata: Metadata) -> Path:
+    """Write ``fp32`` with its weights in half precision, each cast back to float32 when the file is loaded.
+
+    Half the size, the same arithmetic: ONNX Runtime's CPU provider has hardly any half-precision operation.
+    """
+    model = onnx.load(fp32)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+            value = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            casts.append(
+                onnx.helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT)
+            )
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value, f"{tensor.name}.half"))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return save_onnx(model, out, metadata)

@@ -19,19 +19,19 @@ def model_metadata(name: str, classes: Sequence[str], spec: InputSpec) -> dict[s
 
     ``tinyforge``: the exact class names and InputSpec as JSON. ``model_info``: the keys of the OpenVINO Model API,
     where ``labels`` are separated by spaces, so those inside a class name become ``_``; mean and scale are on pixels in
-    [0, 255].
+    [0, 255], and absent where the graph normalises by itself.
     """
     model_info = {
         "labels": " ".join("_".join(label.split()) or "_" for label in classes),
         "layout": f"{INPUT_NAME}:{spec.layout}",
-        "mean_values": _numbers(spec.mean),
         "model_type": "Classification",
         "multilabel": "False",
         "resize_type": "crop" if spec.fit == "crop" else "standard",
         "reverse_input_channels": "False",
-        "scale_values": _numbers(spec.std),
         "topk": "1",
     }
+    if spec.dtype != "uint8":
+        model_info |= {"mean_values": _numbers(spec.mean), "scale_values": _numbers(spec.std)}
     own = {"classes": _json(list(classes)), "input": _json(spec.to_json()), "name": name}
     return {"model_info": model_info, "tinyforge": own}
 

@@ -155,8 +155,13 @@ def _covering_size(height: int, width: int, spec: InputSpec) -> tuple[int, int]:
 
 
 def normalise(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """uint8 (B, h, w, 3) -> float32 (B, 3, h, w), or (B, h, w, 3) for layout NHWC: (x / 255 - mean) / std."""
+    """uint8 (B, h, w, 3) -> float32 (B, 3, h, w), or (B, h, w, 3) for layout NHWC: (x / 255 - mean) / std.
+
+    The pixels themselves for dtype 'uint8'.
+    """
     _check_pixels(pixels, 4)
+    if spec.dtype == "uint8":
+        return pixels
     values = pixels.astype(np.float32) / np.float32(255)
     values -= np.asarray(spec.mean, np.float32)
     values /= np.asarray(spec.std, np.float32)
@@ -164,7 +169,7 @@ def normalise(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
 
 
 def prepare(rgb: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """uint8 (H, W, 3) -> the model's float32 input of one image, with its batch axis."""
+    """uint8 (H, W, 3) -> the model's input of one image, with its batch axis."""
     return normalise(resize(rgb, spec)[None], spec)
 
 

@@ -8,16 +8,18 @@ from typing import Any
 RESIZE_RULES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 FITS = ("stretch", "crop")
 LAYOUTS = ("NCHW", "NHWC")
+DTYPES = ("float32", "uint8")
 MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How decoded 8-bit RGB becomes a float32 input.
+    """How decoded 8-bit RGB becomes a model's input.
 
     size: (height, width) in pixels. resize: a Pillow resampling rule. fit: 'stretch' resizes both sides to ``size``;
     'crop' resizes the shorter side to ``size / crop_pct`` and cuts the centre. mean, std: per channel, on [0, 1]
-    pixels. layout: of the input tensor.
+    pixels. layout: of the input tensor. dtype: 'uint8' is a model that normalises inside its graph: its input is the
+    resized pixels themselves, NHWC.
     Raises ValueError on anything else.
     """
 
@@ -28,6 +30,7 @@ class InputSpec:
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     layout: str = "NCHW"
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("size", "mean", "std"):  # JSON gives lists
@@ -43,6 +46,8 @@ class InputSpec:
                 (crop, f"crop_pct must be in (0, 1], not {self.crop_pct}"),
                 (colours, "mean and std need three numbers each, std above 0"),
                 (self.layout in LAYOUTS, f"layout must be one of {', '.join(LAYOUTS)}, not {self.layout!r}"),
+                (self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}"),
+                (self.dtype != "uint8" or self.layout == "NHWC", "dtype uint8 needs layout NHWC"),
             )
             if not good
         ]

@@ -1,19 +1,23 @@
-"""compress: export the student, quantise it, and hold every model against the student.
+"""compress: export the student, climb the quantisation ladder of every model kind, and measure what was kept.
 
 ::
 
     models/                      every model that was made
     predictions/<variant>.json   its answers on the test set, through the runtime of the bundle
-    compress.json                the variants, what was tried, parity and gates, hashes of the calibration inputs
+    worst/<variant>.png          the real image on which it is farthest from the student in torch
+    compress.json                the variants, all that was tried, parity and gates, hashes of the calibration inputs
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tinyforge.device.preprocess import normalise, resize
-from tinyforge.stages.distill import load_student, predictions, synthetic_images
-from tinyforge.stages.road import Road
+from tinyforge.device.preprocess import decode, resize
+from tinyforge.stages.distill import load_student, predictions
+from tinyforge.stages.pictures import png
+from tinyforge.stages.road import Artifact, Road
 from tinyforge.store import Partial
 
 
@@ -28,55 +32,150 @@ def settings(road: Road) -> dict[str, Any]:
 
 
 def work(road: Road, partial: Partial) -> None:
-    from tinyforge.compress.parity import torch_logits
-    from tinyforge.compress.quantize import Calibration
-    from tinyforge.compress.variants import judge, make_variants
+    from tinyforge.compress.calibration import refuse_overlap
+    from tinyforge.compress.embed import pixel_spec
+    from tinyforge.compress.variants import make_variants, warnings
 
-    wanted, target, support, test = road.recipe.compress, road.job.target, road.inputs.support, road.inputs.test
+    wanted, target, test = road.recipe.compress, road.job.target, road.inputs.test
     student, spec = load_student(road)
-    supports = prepared(support.rgb, spec)
-    calibration = Calibration(calibration_inputs(road, spec, supports), supports)
+    calibration, held_out, labels = shares(road, spec)
+    tests = [] if test is None else [("test images", calibration.inputs.like(test.rgb))]
+    refuse_overlap(calibration.inputs, [("validation images", held_out), *tests])
     folder = partial.path / "models"
     made = make_variants(
-        student, spec, support.classes, folder, wanted, calibration, name=road.recipe.name, opset=target.opset
-    )
-    images = supports if test is None else prepared(test.rgb, spec)
-    expected = torch_logits(student, images)
-    verdicts = []
-    for variant in made:
-        verdict = judge(
-            variant,
-            folder,
-            expected,
-            images,
-            wanted,
-            labels=None if test is None else test.labels,
-            threads=target.threads,
-        )
-        verdicts.append(verdict)
-        if test is not None and verdict.logits is not None:
-            partial.write_json(f"predictions/{variant.name}.json", predictions(test, verdict.logits))
+        student, spec, road.inputs.support.classes, folder, name=road.recipe.name, opset=target.opset,
+        calibration=calibration, validation=validation(student, held_out, labels), settings=wanted,
+        seed=road.recipe.seed, teach=lambda: lesson(road, calibration),
+    )  # fmt: skip
+    model_spec = pixel_spec(spec) if wanted.embed_preprocessing else spec
+    measured = [measured_on_real_images(road, partial, one, student, spec, model_spec) for one in made]
     partial.write_json(
         "compress.json",
         {
-            "variants": [variant.to_json() for variant in made],
-            "verdicts": [verdict.to_json() for verdict in verdicts],
-            "judged_on": "support images" if test is None else "test images",
-            "calibration_sha256": calibration.hashes(),
+            "variants": [one.to_json() for one in made],
+            "verdicts": measured,
+            "input": model_spec.to_json(),
+            "warnings": [text for one in made for text in warnings(one)],
+            "gate_images": len(held_out),
+            "measured_on": "support images" if test is None else "test images",
+            "calibration_sha256": calibration.inputs.hashes,
+            "validation_sha256": held_out.hashes,
         },
     )
 
 
-def prepared(images: Any, spec: Any) -> np.ndarray:
-    """uint8 (H, W, 3) images of any sizes -> the model's float32 inputs (B, ...)."""
-    return normalise(np.stack([resize(rgb, spec) for rgb in images]), spec)
+@dataclass(frozen=True)
+class Synthetic(Sequence):
+    """The synthetic images of an artifact, decoded when indexed. records: of its index.json."""
+
+    artifact: Artifact
+    records: tuple[dict[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return decode(self.artifact.path / self.records[index]["file"])
 
 
-def calibration_inputs(road: Road, spec: Any, supports: np.ndarray) -> np.ndarray:
-    """All supports, then synthetic images evenly over the set, up to the recipe's count. Never a test image."""
-    images, _ = synthetic_images(road.done["synthesize"], road.inputs.support.classes)
-    room = road.recipe.compress.calibration_images - len(supports)
-    if not images or room <= 0:
-        return supports[: road.recipe.compress.calibration_images]
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(room, len(images))).round().astype(int))
-    return np.concatenate([supports, prepared([images[i] for i in chosen], spec)])
+@dataclass(frozen=True)
+class Joined(Sequence):
+    """Sequences of images one after the other."""
+
+    parts: tuple[Sequence, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        for part in self.parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(index)
+
+
+def shares(road: Road, spec: Any) -> tuple[Any, Any, np.ndarray]:
+    """(calibration, validation inputs, their labels), without an image in common.
+
+    Calibration: all supports, then synthetic images evenly over the set, up to the recipe's count. Validation: every
+    other synthetic image up to half of the recipe's count, and random views of the supports up to all of it.
+    """
+    from tinyforge.compress.calibration import Calibration, Prepared
+
+    wanted, support, artifact = road.recipe.compress, road.inputs.support, road.done["synthesize"]
+    records = artifact.json("index.json")
+    chosen = evenly(len(records), wanted.calibration_images - len(support))
+    rest = [index for index in range(len(records)) if index not in chosen]
+    unseen = [rest[i] for i in sorted(evenly(len(rest), wanted.validation_images // 2))]
+    known, unknown = (Synthetic(artifact, tuple(records[i] for i in part)) for part in (sorted(chosen), unseen))
+    images = Joined((support.rgb[: wanted.calibration_images], known))
+    views, view_labels = support_views(road, spec, wanted.validation_images - len(unseen))
+    labels = [*view_labels, *(support.classes.index(records[i]["class"]) for i in unseen)]
+    calibration = Calibration(Prepared(images, spec), Prepared(support.rgb, spec))
+    return calibration, Prepared(Joined((views, unknown)), spec), np.array(labels, dtype=np.int64)
+
+
+def evenly(total: int, count: int) -> set[int]:
+    """At most ``count`` indices of ``total``, evenly spread."""
+    return (
+        set(np.linspace(0, total - 1, min(total, count)).round().astype(int).tolist()) if total and count > 0 else set()
+    )
+
+
+def support_views(road: Road, spec: Any, count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """``count`` random light views of the supports at input size, uint8 (h, w, 3), and their labels; the same for equal
+    seeds.
+    """
+    import torch
+
+    from tinyforge.distill.augment import STRENGTHS, augment
+    from tinyforge.distill.batches import generator_for
+    from tinyforge.distill.pixels import pack, to_unit
+
+    support, wanted = road.inputs.support, road.recipe.distill
+    pixels, numbers = pack(support.rgb, spec), torch.arange(count) % len(support)
+    generator = generator_for(road.recipe.seed, "validation")
+    views = augment(to_unit(pixels[numbers]), STRENGTHS["light"], generator, wanted.flip)
+    rounded = (views * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return list(np.ascontiguousarray(rounded)), support.labels[numbers.numpy()]
+
+
+def validation(student: Any, held_out: Any, labels: np.ndarray) -> Any:
+    from tinyforge.compress.ladder import Validation
+    from tinyforge.compress.parity import torch_logits
+
+    inputs = held_out.array()
+    return Validation(inputs, labels, torch_logits(student, inputs))
+
+
+def lesson(road: Road, calibration: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and the teacher's logits for quantisation-aware training: supports and synthetic images."""
+    from tinyforge.distill.teacher import load_adapted
+
+    teacher = load_adapted(road.done["distill"].path / "teacher", road.extractor).to(road.device)
+    artifact = road.done["synthesize"]
+    images = Joined((road.inputs.support.rgb, Synthetic(artifact, tuple(artifact.json("index.json")))))
+    return calibration.inputs.like(images).array(), teacher.predict_logits([images[i] for i in range(len(images))])
+
+
+def measured_on_real_images(
+    road: Road, partial: Partial, variant: Any, student: Any, spec: Any, model_spec: Any
+) -> dict[str, Any]:
+    """The model's answers on the test images, or on the supports where there are none; its worst image as PNG."""
+    from tinyforge.compress.parity import torch_logits
+    from tinyforge.compress.variants import measure
+    from tinyforge.device.preprocess import normalise
+
+    test, support = road.inputs.test, road.inputs.support
+    images = support if test is None else test
+    pixels = np.stack([resize(rgb, spec) for rgb in images.rgb])
+    found = measure(
+        variant, partial.path / "models", torch_logits(student, normalise(pixels, spec)), pixels, model_spec,
+        road.recipe.compress, labels=None if test is None else test.labels, threads=road.job.target.threads,
+    )  # fmt: skip
+    if found.logits is not None:
+        partial.write(f"worst/{variant.name}.png", png(images.items[found.parity.worst_image].rgb))
+        if test is not None:
+            partial.write_json(f"predictions/{variant.name}.json", predictions(test, found.logits))
+    return found.to_json()

@@ -1,0 +1,64 @@
+"""The images that quantisation sees: support and synthetic ones, prepared one by one; no validation or test image."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tinyforge.device.preprocess import prepare
+from tinyforge.device.spec import InputSpec
+from tinyforge.errors import DataError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images as a student's inputs, made when asked for: a set of camera photos need not fit in memory.
+
+    images: uint8 (H, W, 3) of any sizes; a sequence that decodes when indexed will do. Iterating gives float32
+    (1, 3, h, w), or (1, h, w, 3) for layout NHWC, and can be done again.
+    """
+
+    images: Sequence[np.ndarray]
+    spec: InputSpec
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for index in range(len(self.images)):
+            yield prepare(self.images[index], self.spec)
+
+    def like(self, images: Sequence[np.ndarray]) -> "Prepared":
+        """Other images, prepared the same way."""
+        return Prepared(images, self.spec)
+
+    def array(self) -> np.ndarray:
+        """All of it at once, (n, ...). Raises ValueError when there is none."""
+        return np.concatenate(list(self))
+
+    @cached_property
+    def hashes(self) -> list[str]:
+        """sha256 of the bytes of each input, in order: equal for files that differ but look the same to the student."""
+        return [hashlib.sha256(row.tobytes()).hexdigest() for row in self]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """inputs: what ranges and bias corrections are measured on. supports: the real ones alone, for range coverage."""
+
+    inputs: Prepared
+    supports: Prepared
+
+
+def refuse_overlap(calibration: Prepared, others: Iterable[tuple[str, Prepared]]) -> None:
+    """Raise DataError when a calibration input is also in one of the named sets ('test images', ...)."""
+    known = {digest: index for index, digest in enumerate(calibration.hashes)}
+    for name, other in others:
+        shared = [f"{known[digest]} = {index}" for index, digest in enumerate(other.hashes) if digest in known]
+        if shared:
+            raise DataError(
+                f"{len(shared)} calibration images are also among the {name} (calibration number = number there: "
+                f"{', '.join(shared[:5])}); scores would be too good: remove the copies"
+            )
