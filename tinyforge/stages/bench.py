@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,23 @@ def run(road: Road) -> dict[str, Any]:
     """The bundle's folder, the chosen model, scores, and what was measured of every model. Raises GateError when none
     can ship.
     """
-    from tinyforge.compress.bundle import Contents, write_bundle
-    from tinyforge.compress.selection import Contender, choose_variant
+    from tinyforge.compress.bundle import Contents, bundle_digest, write_bundle
+    from tinyforge.compress.selection import choose_variant
     from tinyforge.compress.variants import REFERENCE, Variant
 
     started, job, compressed = time.monotonic(), road.job, road.done["compress"].json("compress.json")
     models = road.done["compress"].path / "models"
     made = [Variant.from_json(one) for one in compressed["variants"]]
-    spec = InputSpec.from_json(road.done["distill"].json("distill.json")["input"])
+    spec = InputSpec.from_json(compressed["input"])
+    for text in compressed["warnings"]:
+        road.warn(text)
     golden = golden_images(road)
     latency = {
         one.name: measure(road, models / one.files[0], one.runtime, spec, golden) for one in made if not one.failure
     }
     answers = raw_predictions(road)
     scores = {method: score(correct(one), len(one["labels"])) for method, one in answers.items()}
-    reasons = {one["name"]: one["reason"] for one in compressed["verdicts"]}
-    contenders = [
-        Contender(
-            one.name,
-            one.model_bytes,
-            latency[one.name]["p50_ms"] if one.name in latency else None,
-            scores[one.name]["accuracy"] if one.name in scores else None,
-            reasons[one.name],
-        )
-        for one in made
-    ]
+    contenders = [contender(one, latency, scores, compressed["verdicts"]) for one in made]
     chosen, table = choose_variant(contenders, job.target.models)
     left_out = {one.name for one in made} - {chosen, REFERENCE}
     contents = Contents(
@@ -64,6 +56,7 @@ def run(road: Road) -> dict[str, Any]:
         report_html=report(road, scores, answers, latency, table, chosen),
         predictions={method: one for method, one in answers.items() if method not in left_out},
         latency={name: one for name, one in latency.items() if name not in left_out},
+        machine=describe_machine(),
         provenance=provenance(road),
         licences=licences(road),
         notes=notes(road),
@@ -73,11 +66,21 @@ def run(road: Road) -> dict[str, Any]:
     job.log(f"bench: done in {road.seconds['bench']:.1f} s; bundle: {folder}")
     return {
         "bundle": str(folder),
+        "digest": bundle_digest(folder),
         "chosen": chosen,
         "scores": scores,
         "variants": [{**one.to_json(), **(summary(latency[one.name]) if one.name in latency else {})} for one in table],
         "machine": describe_machine(),
     }
+
+
+def contender(one: Any, latency: Mapping[str, Any], scores: Mapping[str, Any], verdicts: Sequence[Any]) -> Any:
+    """A ``Variant`` with what was measured of it."""
+    from tinyforge.compress.selection import Contender
+
+    reasons = {verdict["name"]: verdict["reason"] for verdict in verdicts}
+    p50_ms, accuracy = latency.get(one.name, {}).get("p50_ms"), scores.get(one.name, {}).get("accuracy")
+    return Contender(one.name, one.model_bytes, p50_ms, accuracy, reasons[one.name])
 
 
 def golden_images(road: Road) -> dict[str, bytes]:
