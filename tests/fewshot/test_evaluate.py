@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 from tinyforge.errors import DataError, UsageError
-from tinyforge.fewshot.methods import STUDENTS, TEACHERS
+from tinyforge.fewshot.methods import BUILDS, STUDENTS, TEACHERS
 from tinyforge.fewshot.results import read_records
 from tinyforge.loading import load_recipe
 from tinyforge.stages.evaluate import evaluate, plan_from, prepare
@@ -44,7 +44,14 @@ def answers(out) -> list[dict]:
 def everything(digits, tiny_models, tmp_path_factory):
     """Every method of the table, with base images and starting weights, one episode."""
     out = tmp_path_factory.mktemp("everything")
-    names = [*STUDENTS, *TEACHERS, "support-kd+base", "tint-teacher+base+pretrained", "support-hard+pretrained"]
+    names = [
+        *STUDENTS,
+        *TEACHERS,
+        *BUILDS,
+        "support-kd+base",
+        "tint-teacher+base+pretrained",
+        "support-hard+pretrained",
+    ]
     how = {"base_root": digits / "base", "base_images": 20, "start_epochs": 1, "pictures": True, "alphas": [0.2, 0.8]}
     request = ask(digits, tiny_models, out, names, count=1, **how)
     return request, evaluate(request, log=quiet)
@@ -60,7 +67,7 @@ class TestEveryMethod:
     def test_sets_of_images_are_described(self, everything):
         images = everything[1]["images"]
         assert set(images) == {"ti", "nti@0.2", "tint@0.2", "tint@0.8", "real", "real, halves"}
-        assert images["tint@0.2"]["count"] == 6
+        assert images["tint@0.2"]["count"] == images["real"]["kept"] == 6
         assert all(0 <= images[name]["teacher_agreement"] <= 1 for name in ("ti", "tint@0.2", "real"))
         assert all(one["frechet"] >= -1e-6 for one in images.values())
 
@@ -68,6 +75,10 @@ class TestEveryMethod:
         episode = everything[0].episodes[0]
         assert [len(names) for names in episode.extra] == [3, 3]
         assert not {n for names in episode.extra for n in names} & {n for names in episode.queries for n in names}
+
+    def test_a_build_tells_what_it_would_ship(self, everything):
+        shipped = read_records(everything[0].out)[0]["methods"]["build"]["shipped"]
+        assert shipped.startswith(("support-hard", "support-kd", "tint-"))
 
     def test_pictures_are_sheets_per_set(self, everything):
         files = {file.name for file in (everything[0].out / "pictures" / "00000").iterdir()}

@@ -3,10 +3,10 @@
 import pytest
 
 from tinyforge.errors import UsageError
-from tinyforge.fewshot.methods import DEFAULT, NTI_ALPHA, STUDENTS, TEACHERS, Method, expand, parse
+from tinyforge.fewshot.methods import BUILDS, DEFAULT, NTI_ALPHA, STUDENTS, TEACHERS, Method, expand, parse
 
 
-@pytest.mark.parametrize("name", [*STUDENTS, *TEACHERS])
+@pytest.mark.parametrize("name", [*STUDENTS, *TEACHERS, *BUILDS])
 def test_every_row_of_the_table_parses(name):
     assert parse(name).kind == name
 
@@ -39,7 +39,9 @@ def test_each_method_is_taken_once():
     [
         ("tint-teach", "did you mean 'tint-teacher'"),
         ("", "unknown method"),
-        ("teacher+base", "are for students"),
+        ("teacher+base", "are for the students"),
+        ("build+pretrained", "are for the students"),
+        ("build@0.3", "takes no @value"),
         ("support-hard+base", "only the teacher's labels"),
         ("support-kd@0.3", "takes no @value"),
         ("ti@0.3", "takes no @value"),

@@ -88,10 +88,10 @@ def test_accuracy_per_class_weighs_queries(records):
 
 
 def test_sets_of_images_are_averaged_where_there_are_any():
-    one = record(0, {"teacher": 0.8}, {"ti": {"count": 10, "teacher_agreement": 0.5, "frechet": 2.0}})
-    two = record(1, {"teacher": 0.8}, {"ti": {"count": 10, "teacher_agreement": 0.7, "frechet": None}})
+    one = record(0, {"teacher": 0.8}, {"ti": {"count": 10, "kept": 8, "teacher_agreement": 0.5, "frechet": 2.0}})
+    two = record(1, {"teacher": 0.8}, {"ti": {"count": 10, "kept": 8, "teacher_agreement": 0.7, "frechet": None}})
     found = summarise([one, two, record(2, {"teacher": 0.8})])["images"]["ti"]
-    assert found == {"episodes": 2, "count": 10.0, "teacher_agreement": pytest.approx(0.6), "frechet": 2.0}
+    assert found == {"episodes": 2, "count": 10.0, "kept": 8.0, "teacher_agreement": pytest.approx(0.6), "frechet": 2.0}
 
 
 def test_one_episode_has_no_interval():

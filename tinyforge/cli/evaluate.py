@@ -67,7 +67,9 @@ def evaluate(
 
     Students: support-hard and support-kd (the supports alone; with the teacher's labels too), ti and nti (textual or
     null-text inversion only), tint-class and tint-teacher (both, by label source), real-extra (real images instead);
-    ti-class, nti-class and real-extra-class without the teacher. Teachers: teacher (prototypes), teacher-tuned.
+    ti-class, nti-class and real-extra-class without the teacher's labels. build: what a build ships, its trial
+    included. Teachers: teacher (prototypes), teacher-tuned.
+
     A name may end in @ALPHA (teacher-tuned: @RATE), then +base (base-class images that the teacher labels), then
     +pretrained (starting weights from the base classes): tint-teacher@0.4+base.
 

@@ -43,6 +43,7 @@ TEACHERS = {
     "teacher": "the teacher's prototypes, no fine-tuning",
     "teacher-tuned": "the teacher fine-tuned on the supports",
 }
+BUILDS = {"build": "what a build ships: images, labels and teacher chosen by its trial on the supports"}
 DEFAULT = ("support-hard", "support-kd", "ti", "nti", "tint-class", "tint-teacher", "teacher", "teacher-tuned")
 DIFFUSION = ("ti", "nti", "tint")
 PATTERN = re.compile(r"(?P<name>[a-z-]+)(@(?P<value>[0-9.e-]+))?(?P<base>\+base)?(?P<pretrained>\+pretrained)?")
@@ -67,35 +68,44 @@ class Method:
         return self.kind in TEACHERS
 
     @property
+    def is_build(self) -> bool:
+        return self.kind in BUILDS
+
+    @property
+    def is_student(self) -> bool:
+        """One of the table's, trained here on what the others are trained on."""
+        return self.kind in STUDENTS
+
+    @property
     def row(self) -> Row:
         return STUDENTS[self.kind]
 
     @property
     def images(self) -> str | None:
         """The set of images it learns from, such as 'tint@0.4'; methods with the same name share them."""
-        if self.is_teacher or self.row.images is None:
+        if not self.is_student or self.row.images is None:
             return None
         return self.row.images if self.value is None else f"{self.row.images}@{self.value:g}"
 
     @property
     def needs_backbone(self) -> bool:
-        return not self.is_teacher and self.row.images in DIFFUSION
+        return self.is_build or (self.is_student and self.row.images in DIFFUSION)
 
     @property
     def needs_teacher(self) -> bool:
-        return self.is_teacher or self.row.labels == "teacher" or self.row.images is not None
+        return not self.is_student or self.row.labels == "teacher" or self.row.images is not None
 
 
 def parse(text: str) -> Method:
     """A method by its name. Raises UsageError saying what is wrong with it."""
     found = PATTERN.fullmatch(text.strip())
-    known = {**STUDENTS, **TEACHERS}
+    known = {**STUDENTS, **TEACHERS, **BUILDS}
     if found is None or found["name"] not in known:
         raise UsageError(unknown("method", text if found is None else found["name"], known))
     kind, base, pretrained = found["name"], bool(found["base"]), bool(found["pretrained"])
     value = _number(found["value"], text)
-    if kind in TEACHERS and (base or pretrained):
-        raise UsageError(f"'{text}': +base and +pretrained are for students")
+    if kind not in STUDENTS and (base or pretrained):
+        raise UsageError(f"'{text}': +base and +pretrained are for the students of the table")
     if base and STUDENTS[kind].labels == "class":
         raise UsageError(
             f"'{text}': base images have only the teacher's labels; use a method with these, such as tint-teacher"
@@ -114,7 +124,7 @@ def expand(names: Iterable[str], alphas: Sequence[float]) -> tuple[Method, ...]:
     """Methods in order, once each; every tint method without an alpha of its own once per alpha, where any is given."""
     found: list[Method] = []
     for method in map(parse, names):
-        sweep = not method.is_teacher and method.row.images == "tint" and method.value is None and alphas
+        sweep = method.is_student and method.row.images == "tint" and method.value is None and alphas
         values = [parse(f"{method.kind}@{alpha:g}").value for alpha in alphas] if sweep else [method.value]
         found += [Method(method.kind, value, method.base, method.pretrained) for value in values]
     return tuple(dict.fromkeys(found))

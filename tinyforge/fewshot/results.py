@@ -4,7 +4,7 @@ A record holds raw answers, so every number of the summary can be worked out aga
 
     {"schema_version": 1, "index", "episode": fingerprint, "classes": [...], "queries": [count per class],
      "methods": {name: {"key": hash of what it depends on, "predicted": [label per query], "seconds"}},
-     "images": {set: {"count", "teacher_agreement", "frechet"}}, "seconds": {"images", "learn", "queries"}}
+     "images": {set: {"count", "kept", "teacher_agreement", "frechet"}}, "seconds": {"images", "learn", "queries"}}
 """
 
 import json
@@ -122,7 +122,7 @@ def image_summary(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any
     own = [record["images"][name] for record in records if name in record["images"]]
     return {
         "episodes": len(own),
-        **{key: _mean(one[key] for one in own) for key in ("count", "teacher_agreement", "frechet")},
+        **{key: _mean(one[key] for one in own) for key in ("count", "kept", "teacher_agreement", "frechet")},
     }
 
 
@@ -139,10 +139,10 @@ def summary_text(summary: dict[str, Any]) -> str:
     parts = [table(head, rows)]
     if summary["images"]:
         images = [
-            [name, round(one["count"]), _points(one["teacher_agreement"]), _number(one["frechet"])]
+            [name, round(one["count"]), round(one["kept"]), _points(one["teacher_agreement"]), _number(one["frechet"])]
             for name, one in summary["images"].items()
         ]
-        parts.append(table(["images", "per episode", "teacher agrees %", "Fréchet distance"], images))
+        parts.append(table(["images", "per episode", "kept", "teacher agrees %", "Fréchet distance"], images))
     return "\n\n".join([*parts, f"{summary['episodes']} episodes, {summary['seconds_per_episode']:.1f} s each"])
 
 

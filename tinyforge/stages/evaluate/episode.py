@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tinyforge.device.spec import InputSpec
 from tinyforge.fewshot.frechet import frechet_distance
 from tinyforge.fewshot.methods import Method
 from tinyforge.fewshot.results import SCHEMA_VERSION
-from tinyforge.stages.distill import Classroom
+from tinyforge.stages import advance
+from tinyforge.stages.distill import Classroom, load_student
 from tinyforge.stages.evaluate.images import Images, make_images
 from tinyforge.stages.evaluate.lab import Lab, missing_methods
 from tinyforge.stages.evaluate.task import Task, embed
@@ -53,19 +55,21 @@ def measure(lab: Lab, index: int, known: dict[str, Any] | None, folder: Path) ->
     if not methods:
         return None
     task, clock, answers, sets, pictures = Task(lab, lab.request.episodes[index], folder), Clock(), {}, {}, {}
-    for method in (one for one in methods if one.is_teacher):
-        answers[method.name] = teacher_answers(task, method, clock)
-    students = [one for one in methods if not one.is_teacher]
+    for method in (one for one in methods if not one.is_student):
+        answer = teacher_answers if method.is_teacher else build_answers
+        answers[method.name] = answer(task, method, clock)
+    students = [one for one in methods if one.is_student]
     for name in dict.fromkeys(one.images for one in students):
         group = [one for one in students if one.images == name]
         with clock.of("images"):
             images = make_images(task, group[0])
+            rooms = {with_base: open_room(task, group, images, with_base) for with_base in {one.base for one in group}}
             if name is not None:
-                sets[name] = describe_images(task, images)
+                sets[name] = describe_images(task, next(iter(rooms.values())))
                 if lab.request.pictures:
                     pictures[f"{name}.png"] = png(sheet(picture_rows(task, images)))
         for method in group:
-            answers[method.name] = student_answers(task, method, images, clock)
+            answers[method.name] = student_answers(task, method, rooms[method.base], clock)
     with clock.of("images"):
         sets |= {REAL: describe_real(task)} if sets else {}
     if not lab.request.keep_work:
@@ -114,56 +118,82 @@ def teacher_answers(task: Task, method: Method, clock: Clock) -> dict[str, Any]:
     return _answer(torch.cat(chunks), started) | {"lr": teacher.lr}
 
 
-def student_answers(task: Task, method: Method, images: Images, clock: Clock) -> dict[str, Any]:
+def build_answers(task: Task, method: Method, clock: Clock) -> dict[str, Any]:
+    """What a build would ship: its stages up to the students, its trial included."""
+    started = time.monotonic()
+    with clock.of("learn"):
+        road = task.road()
+        advance(road, "distill")
+        student, spec = load_student(road)
+    with clock.of("queries"):
+        logits = query_logits(task, student, spec)
+    return _answer(logits, started) | {"shipped": road.done["distill"].json("distill.json")["shipped"]}
+
+
+def student_answers(task: Task, method: Method, room: Classroom, clock: Clock) -> dict[str, Any]:
     """Train the method's student and let it answer the queries."""
+    started = time.monotonic()
+    with clock.of("learn"):
+        result = train(task, method, room)
+    with clock.of("queries"):
+        logits = query_logits(task, result.student, result.spec)
+    return _answer(logits, started)
+
+
+def query_logits(task: Task, student: Any, spec: InputSpec) -> Any:
+    """(M, N) of a student on the queries."""
     import torch
 
     from tinyforge.distill.pixels import standardise, to_unit
     from tinyforge.distill.prototypes import CHUNK
 
-    started = time.monotonic()
-    with clock.of("learn"):
-        result = train(task, method, images)
-    with clock.of("queries"), torch.inference_mode():
-        student, device = result.student.to(task.lab.device).eval(), task.lab.device
-        parts = task.query_pixels(result.spec).split(CHUNK)
-        logits = [student(standardise(to_unit(part).to(device), result.spec)).float().cpu() for part in parts]
-    return _answer(torch.cat(logits), started)
+    device, parts = task.lab.device, task.query_pixels(spec).split(CHUNK)
+    student = student.to(device).eval()
+    with torch.inference_mode():
+        return torch.cat([student(standardise(to_unit(part).to(device), spec)).float().cpu() for part in parts])
 
 
 def _answer(logits: Any, started: float) -> dict[str, Any]:
     return {"predicted": logits.argmax(dim=1).tolist(), "seconds": round(time.monotonic() - started, 3)}
 
 
-def train(task: Task, method: Method, images: Images) -> Any:
+def open_room(task: Task, group: Sequence[Method], images: Images, with_base: bool) -> Classroom:
+    """What the students of one set of images share. As in a build the teacher rejects images, but not real ones."""
+    road = task.road(with_base=with_base, distill={"min_agreement": 0.0} if group[0].row.images == "real" else None)
+    return Classroom(road, task.teacher if any(one.needs_teacher for one in group) else None, *images)
+
+
+def train(task: Task, method: Method, room: Classroom) -> Any:
     """The student of one method; start, batches, views and number of steps are those of every other."""
     from tinyforge.distill.start import begin
     from tinyforge.distill.train import Method as Way
     from tinyforge.distill.train import seeded_student, train_student
 
-    road = task.road(with_base=method.base)
-    wanted, seed, num_classes = road.recipe.distill, road.recipe.seed, len(task.episode.classes)
-    room = Classroom(road, task.teacher if method.needs_teacher else None, *images)
+    wanted, seed, num_classes = room.road.recipe.distill, room.road.recipe.seed, len(task.episode.classes)
     share = 1.0 if method.row.labels == "class" else wanted.hard_label_share
-    way = Way(method.name, bool(len(images[0])) or method.base, method.row.labels, share)
-    student = seeded_student(wanted, num_classes, room.spec.size[0], seed, offline=road.job.offline)
+    way = Way(method.name, bool(len(room.images)) or method.base, method.row.labels, share)
+    student = seeded_student(wanted, num_classes, room.spec.size[0], seed, offline=room.road.job.offline)
     if method.pretrained:
         student = begin(student, task.lab.start)
-    label = f"episode {task.episode.index}, {method.name}"
+    progress = room.road.progress(f"episode {task.episode.index}, {method.name}")
     return train_student(
         student, room.spec, room.data, way, wanted, seed=seed, teacher=room.teacher, device=task.lab.device,
-        progress=road.progress(label),
+        progress=progress,
     )  # fmt: skip
 
 
-def describe_images(task: Task, images: Images) -> dict[str, Any]:
-    """How many there are, how many of them the teacher takes for their class, and how far they are from the queries."""
-    pixels, labels = images
-    if not pixels:
-        return {"count": 0, "teacher_agreement": None, "frechet": None}
-    taken = task.teacher.predict_logits(pixels).argmax(axis=1) == labels
-    distance = frechet_distance(task.query_features, embed(task.lab.extractor, pixels))
-    return {"count": len(pixels), "teacher_agreement": float(np.mean(taken)), "frechet": distance}
+def describe_images(task: Task, room: Classroom) -> dict[str, Any]:
+    """How many there are, how many students learn from, how many the teacher takes for their class, and how far they
+    are from the queries.
+    """
+    if not room.images:
+        return {"count": 0, "kept": 0, "teacher_agreement": None, "frechet": None}
+    taken = task.teacher.predict_logits(room.images).argmax(axis=1) == room.labels
+    distance = frechet_distance(task.query_features, embed(task.lab.extractor, room.images))
+    return {
+        "count": len(room.images), "kept": len(room.kept),
+        "teacher_agreement": float(np.mean(taken)), "frechet": distance,
+    }  # fmt: skip
 
 
 def describe_real(task: Task) -> dict[str, Any]:
@@ -171,6 +201,7 @@ def describe_real(task: Task) -> dict[str, Any]:
     found = task.query_features
     return {
         "count": len(found[1::2]),
+        "kept": 0,
         "teacher_agreement": None,
         "frechet": frechet_distance(found[::2], found[1::2]),
     }

@@ -100,7 +100,10 @@ def method_settings(lab: Lab, method: Method) -> dict[str, Any]:
         found["teacher"] = recipe.teacher.model_dump(mode="json", exclude={"name"}) if tuned else recipe.teacher.scale
         found["teacher_weights"] = lab.extractor.fingerprint
     if not method.is_teacher:
-        found["distill"] = recipe.distill.model_dump(mode="json", exclude={"unlabelled", "labels"})
+        unread = {"unlabelled"} if method.is_build else {"unlabelled", "labels"}
+        found["distill"] = recipe.distill.model_dump(mode="json", exclude=unread)
+    if method.is_build:
+        found["trial"] = recipe.trial.model_dump(mode="json")
     if method.needs_backbone:
         swept = {"preview_alphas"} | ({"alphas"} if method.value is not None else set())
         found["invert"] = recipe.invert.model_dump(mode="json")

@@ -94,7 +94,7 @@ def prepare(
 
 
 def _is_real(method: Method) -> bool:
-    return not method.is_teacher and method.row.images == "real"
+    return method.is_student and method.row.images == "real"
 
 
 def _extra(given: int | None, methods: Sequence[Method], recipe: Recipe, files: dict, shot: int) -> int:

@@ -44,13 +44,14 @@ class Task:
         self,
         invert: Mapping[str, Any] | None = None,
         synthesize: Mapping[str, Any] | None = None,
+        distill: Mapping[str, Any] | None = None,
         *,
         with_base: bool = False,
     ) -> Road:
         """A build on the supports, with other values in these sections of the recipe."""
         changed = {
             name: getattr(self.recipe, name).model_copy(update=dict(values or {}))
-            for name, values in (("invert", invert), ("synthesize", synthesize))
+            for name, values in (("invert", invert), ("synthesize", synthesize), ("distill", distill))
         }
         inputs = Inputs(self.support, None, self.lab.base if with_base else {})
         return self.lab.road.variant(self.recipe.model_copy(update=changed), inputs, self.folder)
