@@ -33,6 +33,24 @@ def test_exact_lower_equals_scipy(counts):
     assert stats.exact_lower(*counts) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("n", [1, 2, 10, 50, 200, 1000, 10_000])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99, 0.999])
+def test_exact_lower_is_a_quantile_of_the_beta_distribution(n, confidence):
+    """Clopper-Pearson: the (1 - confidence) quantile of Beta(correct, n - correct + 1)."""
+    for correct in sorted({1, n // 3, n // 2, 9 * n // 10, n - 1, n} - {0}):
+        expected = reference.beta.ppf(1 - confidence, correct, n - correct + 1)
+        assert stats.exact_lower(correct, n, confidence) == pytest.approx(expected, rel=1e-7)
+    assert stats.exact_lower(0, n, confidence) == 0.0
+
+
+def test_exact_lower_holds_as_often_as_promised():
+    rng = np.random.default_rng(0)
+    for truth in (0.5, 0.8, 0.97):
+        counts = rng.binomial(100, truth, 3000)
+        bounds = {int(count): stats.exact_lower(int(count), 100) for count in set(counts)}
+        assert np.mean([bounds[int(count)] <= truth for count in counts]) >= 0.945
+
+
 @settings(max_examples=60, deadline=None)
 @given(a=st.floats(0.1, 5000), b=st.floats(0.1, 5000), x=st.floats(0, 1))
 def test_beta_cdf_equals_scipy(a, b, x):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from statistics import NormalDist
 
 MAX_TERMS = 10_000
@@ -103,6 +104,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values) - 1e-9) - 1)]
 
 
+@cache
 def runs_needed(share: float, confidence: float = 0.99) -> int:
     """Fewest runs after which a percentile may be claimed: one slower run is allowed for, yet at most one would be
     luck with probability <= 1 - confidence. 64 for 0.90, 662 for 0.99.
