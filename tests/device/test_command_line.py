@@ -1,5 +1,6 @@
 """The bundle as it is used on a device: its own copy of the package, in its own process."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,11 +8,10 @@ import shutil
 import pytest
 
 from tinyforge.device.__main__ import main
-from tinyforge.device.bundle import file_record, hash_files
 from tinyforge.device.report import predictions_text, scores_text, table
 from tinyforge.device.stats import score
 
-from .conftest import change_record, colour_picture, encode, run_module, write_record
+from .conftest import colour_picture, edit_record, encode, rehash, run_module
 
 
 @pytest.fixture
@@ -81,6 +81,25 @@ def test_a_changed_file_fails_with_1(bundle_path, command):
     }
 
 
+@pytest.mark.parametrize(("command", "code"), [(["verify"], 1), (["selftest"], 1), (["bench"], 2), (["predict"], 2)])
+def test_an_edited_record_is_found_by_checks_and_not_used_otherwise(bundle_path, photos, capsys, command, code):
+    edit_record(bundle_path, lambda record: record.update(threads=2), seal=False)
+    assert main([*command, str(bundle_path), *(photos[:1] if command == ["predict"] else [])]) == code
+    printed = capsys.readouterr()
+    assert "bundle.json: edited after it was sealed" in printed.out + printed.err
+
+
+def test_verify_tells_digest_and_certificate(built_bundle, capsys):
+    assert main(["verify", str(built_bundle)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"digest: {hashlib.sha256((built_bundle / 'bundle.json').read_bytes()).hexdigest()}"
+    assert lines[1].startswith("certificate: top-1 >= ")
+    assert main(["verify", str(built_bundle), "--digest", lines[0].split()[1]]) == 0
+    assert main(["verify", str(built_bundle), "--digest", "0" * 64, "--json"]) == 1
+    printed = capsys.readouterr().out
+    assert json.loads(printed[printed.index("{") :])["faults"][0]["check"] == "digest"
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["fly", "."], ["predict", "."], ["bench", ".", "--runs", "0"], ["bench", ".", "--seconds", "nan"]]
 )
@@ -107,9 +126,7 @@ def test_unopenable_model_is_2(bundle_path, photos, capsys):
     model.write_bytes(b"\xff" * model.stat().st_size)
     assert main(["predict", str(bundle_path), photos[0]]) == 2
     assert "model/onnx-fp32.onnx: changed" in capsys.readouterr().err
-    record = json.loads((bundle_path / "bundle.json").read_text())
-    record["model"]["variants"]["onnx-fp32"]["files"] = [file_record(bundle_path, "model/onnx-fp32.onnx")]
-    write_record(bundle_path, {**record, "files": hash_files(bundle_path)})
+    rehash(bundle_path)
     assert main(["predict", str(bundle_path), photos[0]]) == 2
     assert "onnxruntime cannot open it" in capsys.readouterr().err
 
@@ -147,8 +164,7 @@ def test_another_bundle_than_its_own(built_bundle, tmp_path):
 
 
 def test_internal_faults_are_5(bundle_path, monkeypatch, capsys):
-    change_record(bundle_path, scores={"student": {"predictions": "predictions/student.json"}})
-    monkeypatch.setattr("tinyforge.device.verify.verify_bundle", lambda path: 1 / 0)
+    monkeypatch.setattr("tinyforge.device.verify.verify_bundle", lambda path, digest: 1 / 0)
     assert main(["verify", str(bundle_path)]) == 5
     assert capsys.readouterr().err == "error: internal: ZeroDivisionError: division by zero\n"
 
