@@ -19,7 +19,14 @@ class Target(BaseModel):
     models: list[ModelKind] = Field(min_length=1, description="What may legally run there, most preferred first.")
     opset: Annotated[int, Field(ge=13, le=25)] = 18
     threads: Annotated[int, Field(ge=1)] = Field(description="Inference threads of the shipped configuration.")
-    memory_mib: Annotated[int, Field(ge=1)] | None = None
+    providers: dict[Literal["onnxruntime", "openvino"], list[str]] = Field(
+        default_factory=dict,
+        description="A runtime's providers or devices, most wanted first; the first that is there runs the model. "
+        "Default: the processor.",
+    )
+    memory_mib: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Of the smallest such board; one with clearly less is warned about."
+    )
     known: list[str] = Field(default_factory=list, description="What is known of the device, for the reader.")
     sources: list[str] = Field(default_factory=list)
 

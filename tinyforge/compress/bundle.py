@@ -37,9 +37,9 @@ class Contents:
     models, made: the folder of model files and what is in it; of these the chosen one and the fp32 reference are
     shipped. golden_images: file name -> encoded image, for the self-test and for measuring; a few real ones.
     predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it.
-    latency: variant -> report of ``device.bench``, of shipped ones only; machine: where it was measured. provenance:
-    lineage, versions, seeds; no times of day. notes: what a user must know, for the model card. recipe_lock: TOML.
-    report_html: the whole document.
+    latency: variant -> report of ``device.bench``, of shipped ones only; machine: where it was measured. providers:
+    runtime -> what shall run its models, see ``Target``. provenance: lineage, versions, seeds; no times of day. notes:
+    what a user must know, for the model card. recipe_lock: TOML. report_html: the whole document.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Contents:
     report_html: str
     predictions: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    providers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licences: Sequence[Mapping[str, Any]] = ()
@@ -130,6 +131,7 @@ def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
             "runtime": one.runtime,
             "precision": one.precision,
             "files": [device_bundle.file_record(root, f"model/{file}") for file in one.files],
+            **({"providers": list(wanted)} if (wanted := contents.providers.get(one.runtime)) else {}),
         }
         for one in contents.shipped()
     }

@@ -56,6 +56,7 @@ def run(road: Road) -> dict[str, Any]:
         report_html=report(road, scores, answers, latency, table, chosen),
         predictions={method: one for method, one in answers.items() if method not in left_out},
         latency={name: one for name, one in latency.items() if name not in left_out},
+        providers=job.target.providers,
         machine=describe_machine(),
         provenance=provenance(road),
         licences=licences(road),
@@ -110,6 +111,7 @@ def measure(road: Road, model: Path, runtime: str, spec: InputSpec, images: Mapp
             seconds=wanted.seconds,
             min_runs=wanted.min_runs,
             warmup=wanted.warmup,
+            providers=road.job.target.providers.get(runtime, ()),
         )
 
 
