@@ -167,7 +167,9 @@ class Trial(Section):
         {"support-kd": 0.10, "tint-class": -0.05, "tint-teacher": 0.12},
         description="In the backbone's domain: gain of each way over the supports alone, in nats, before the trial.",
     )
-    expected_sd: Positive = Field(0.1, description="How far, in nats, a task's gain may well be from the expected one.")
+    expected_sd: Positive = Field(
+        0.15, description="How far, in nats, a task's gain may well be from the expected one."
+    )
 
 
 class Compress(Section):
@@ -178,7 +180,8 @@ class Compress(Section):
     )
     calibration_images: Count = Field(300, description="Supports, then synthetic images, that set the int8 ranges.")
     validation_images: Count = Field(
-        500, description="Views of the supports and other synthetic images on which the gate is held; never test images."
+        500,
+        description="Views of the supports and other synthetic images on which the gate is held; never test images.",
     )
     max_drop: Unit = Field(0.01, description="A smaller model may lose this much accuracy (paired) against fp32.")
     min_agreement: Unit = Field(0.95, description="Top-1 agreement with fp32 that a smaller model must keep.")
