@@ -3,13 +3,23 @@ from itertools import count, cycle
 import numpy as np
 import pytest
 
-from tinyforge.device.bench import bench_bundle, bench_model, bench_session, summarise, summary
+from tinyforge.device.bench import (
+    MIN_BLOCKS,
+    bench_bundle,
+    bench_model,
+    bench_session,
+    compare_blocks,
+    summarise,
+    summary,
+)
+from tinyforge.device.bench_report import bench_text
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.runtime import RuntimeFault
 from tinyforge.device.spec import InputSpec
 from tinyforge.device.timing import MAX_WARMUP_WINDOWS, STAGES
 
 from .conftest import colour_picture, encode
+from .test_bench_conditions import add
 
 SPEC = InputSpec((8, 8))
 IMAGES = [encode(colour_picture(label)) for label in range(2)]
@@ -120,3 +130,49 @@ def test_faults_of_the_fresh_process_come_back(tmp_path, built_bundle):
         bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [image], SPEC)
     with pytest.raises(RuntimeFault, match="the measuring process ended with code"):
         bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [tmp_path / "absent.png"], SPEC)
+
+
+def test_arms_take_turns_and_are_compared(built_bundle, tmp_path):
+    report = bench_bundle(
+        load_bundle(built_bundle),
+        variants=["onnx-fp32", "openvino-fp16"],
+        threads=[1],
+        seconds=0.1,
+        min_runs=64,
+        warmup=2,
+        root=tmp_path,
+    )
+    assert list(report["variants"]) == ["onnx-fp32@1", "openvino-fp16@1"]
+    (ratio,) = report["comparisons"]
+    assert (ratio["a"], ratio["b"]) == ("onnx-fp32@1", "openvino-fp16@1")
+    assert ratio["low"] < ratio["ratio"] < ratio["high"]
+    assert ratio["rounds"] >= MIN_BLOCKS
+    assert {len(one["block_p50_us"]) for one in report["variants"].values()} == {ratio["rounds"]}
+    assert report["conditions"]["valid"]
+    assert all(one["energy"] is None and one["valid"] for one in report["variants"].values())
+
+
+def test_a_throttled_run_is_marked_and_energy_is_told(built_bundle, tmp_path):
+    add(tmp_path, {"sys/devices/platform/soc/soc:firmware/get_throttled": "4"})
+    add(tmp_path, {"sys/class/hwmon/hwmon0/name": "ina219", "sys/class/hwmon/hwmon0/power1_input": "3000000"})
+    report = bench_bundle(load_bundle(built_bundle), seconds=0, min_runs=8, warmup=1, root=tmp_path)
+    measured = report["variants"]["onnx-fp32"]
+    assert (measured["valid"], measured["reasons"]) == (False, ["throttled"])
+    assert measured["energy"]["source"] == "hwmon ina219"
+    assert measured["energy"]["watts"] == pytest.approx(3.0, rel=0.02)
+    assert measured["energy"]["joules_per_run"] > 0
+    text = bench_text(report)
+    assert "INVALID: throttled" in text
+    assert "hwmon ina219" in text
+    assert "EMULATED" not in text
+    assert "EMULATED" in bench_text({**report, "machine": {**report["machine"], "emulated": True}})
+
+
+def test_the_ratio_of_blocks_by_hand():
+    found = compare_blocks([100, 200, 400], [110, 220, 440])
+    assert found == {"ratio": 1.1, "low": 1.1, "high": 1.1, "rounds": 3}
+    found = compare_blocks([100, 100], [200, 50])
+    assert found["ratio"] == 1.0
+    assert found["low"] < 0.1 < 10 < found["high"]
+    assert compare_blocks([100], [200]) is None
+    assert compare_blocks([0, 100], [100, 100]) is None

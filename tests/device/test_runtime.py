@@ -68,7 +68,12 @@ def test_other_input_is_refused(make_model, runtime, x):
 
 def test_absent_provider_is_an_error_not_a_fallback(make_model, runtime):
     with pytest.raises(MissingRuntime, match="NPU is not available; here: "):
-        open_session(make_model(), runtime, provider="NPU")
+        open_session(make_model(), runtime, providers=["NPU"])
+
+
+def test_the_first_provider_that_is_there_is_taken(make_model, runtime):
+    there = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU"}[runtime]
+    assert open_session(make_model(), runtime, providers=["NPU", there]).info()["provider"] == there
 
 
 def test_broken_model(make_model, runtime):

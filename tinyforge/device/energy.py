@@ -41,18 +41,24 @@ class Rapl:
 
 
 class Sensor:
-    """Joules so far, from a power sensor read every ``SAMPLE_SECONDS`` by a thread."""
+    """Joules so far, from a power sensor that a thread reads every ``period`` seconds, too."""
 
-    def __init__(self, source: str, watts: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        source: str,
+        watts: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
+        period: float = SAMPLE_SECONDS,
+    ) -> None:
         self.source = source
-        self._watts, self._clock = watts, clock
+        self._watts, self._clock, self._period = watts, clock, period
         self._time, self._power, self._joules = clock(), watts(), 0.0
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
+        while not self._stop.wait(self._period):
             self.joules()
 
     def joules(self) -> float:
