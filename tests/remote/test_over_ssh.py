@@ -178,6 +178,8 @@ def test_several_boards_at_once_and_one_that_fails(board, wish):
     assert found[1]["error"]["exit_code"] == 4
     with pytest.raises(UsageError, match="given twice"):
         bench_boards([away, away], wish, config=board.config)
+    with pytest.raises(UsageError, match="no such OpenSSH configuration"):
+        bench_boards([away], wish, config=board.folder / "absent")
 
 
 def test_what_cannot_be_taken_along(bundle, tmp_path):

@@ -63,6 +63,8 @@ def bench_boards(
     twice = [str(one) for one in addresses if list(addresses).count(one) > 1]
     if twice:
         raise UsageError(f"{twice[0]} is given twice: two measurements on one board would disturb each other")
+    if config and not config.is_file():
+        raise UsageError(f"{config}: there is no such OpenSSH configuration")
 
     def one(address: Address) -> dict[str, Any]:
         try:

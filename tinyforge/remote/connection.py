@@ -9,7 +9,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
-from tinyforge.errors import DeviceError, MissingError, UsageError
+from tinyforge.errors import DeviceError, MissingError
 
 from .address import Address
 from .argv import agent_command, explain, master_argv, sftp_argv, sftp_commands, ssh_argv
@@ -125,9 +125,3 @@ class Connection:
         return DeviceError(
             f"{self.address}: the connection was lost ({last}); the same command continues where this one stopped"
         )
-
-
-def check_config(config: Path | None) -> None:
-    """Raises UsageError when there is no such file."""
-    if config and not config.is_file():
-        raise UsageError(f"{config}: there is no such OpenSSH configuration")
