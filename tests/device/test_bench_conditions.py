@@ -44,6 +44,7 @@ def pi(tmp_path):
 
 def test_everything_is_read(pi):
     assert read_conditions(pi) == {
+        "load": None,
         "governors": ["performance"],
         "frequency_mhz": 1500,
         "temperature_c": 51.121,
@@ -107,6 +108,13 @@ def test_a_lazy_governor_is_a_note(pi):
     verdict = judge([read_conditions(pi)] * 2)
     assert verdict["valid"]
     assert "'performance' gives steadier" in verdict["notes"][0]
+
+
+def test_other_work_is_a_note(pi):
+    add(pi, {"proc/loadavg": "0.07 0.02 0.00 1/83 1042"})
+    assert judge([read_conditions(pi)] * 2)["notes"] == []
+    add(pi, {"proc/loadavg": "2.50 0.02 0.00 1/83 1042"})
+    assert judge([read_conditions(pi)] * 2)["notes"] == ["other work is running here: load 2.5 before the measurement"]
 
 
 def test_summary_spans_all_samples(pi):

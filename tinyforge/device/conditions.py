@@ -15,14 +15,15 @@ from typing import Any
 
 FIRMWARE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 SINCE_POWER_UP = 16
+BUSY_LOAD = 0.5
 SLOW_GOVERNORS = ("powersave", "ondemand", "conservative", "schedutil")
 ROOT = Path("/")
 
 
 def read_conditions(root: Path = ROOT) -> dict[str, Any]:
-    """{governors, frequency_mhz, temperature_c (hottest zone), firmware (bits), throttle_events, cooling}.
+    """{load, governors, frequency_mhz, temperature_c (hottest zone), firmware (bits), throttle_events, cooling}.
 
-    throttle_events: sum of counters that only rise. cooling: cooling devices of processors that are holding back.
+    load: processes that wanted to run, a mean over the last minute. throttle_events: sum of counters that only rise. cooling: cooling devices of processors that are holding back.
     """
     cpus = root / "sys/devices/system/cpu"
     governors = {text for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor") if (text := read_text(path))}
@@ -31,6 +32,7 @@ def read_conditions(root: Path = ROOT) -> dict[str, Any]:
     degrees = [value for path in thermal.glob("thermal_zone*/temp") if (value := read_number(path))]
     events = [read_number(path) for path in cpus.glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
     return {
+        "load": float(load.split()[0]) if (load := read_text(root / "proc/loadavg")) else None,
         "governors": sorted(governors),
         "frequency_mhz": round(max(clocks) / 1000) if clocks else None,
         "temperature_c": max(degrees) / 1000 if degrees else None,
@@ -78,8 +80,10 @@ def judge(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     reasons += [f"{text} while measuring" for bit, text in FIRMWARE_BITS.items() if news >> SINCE_POWER_UP + bit & 1]
     if (after["throttle_events"] or 0) > (before["throttle_events"] or 0):
         reasons.append("the processor throttled while measuring")
+    busy = before["load"] is not None and before["load"] > BUSY_LOAD
     slow = [name for name in before["governors"] if name in SLOW_GOVERNORS]
-    notes = [f"clock governor {name}: 'performance' gives steadier latencies" for name in slow]
+    notes = [f"other work is running here: load {before['load']} before the measurement"] if busy else []
+    notes += [f"clock governor {name}: 'performance' gives steadier latencies" for name in slow]
     earlier = [text for bit, text in FIRMWARE_BITS.items() if (before["firmware"] or 0) >> SINCE_POWER_UP + bit & 1]
     notes += [f"since power-up, before this measurement: {', '.join(earlier)}"] if earlier else []
     return {"valid": not reasons, "reasons": reasons, "notes": notes}
