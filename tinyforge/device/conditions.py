@@ -23,7 +23,8 @@ ROOT = Path("/")
 def read_conditions(root: Path = ROOT) -> dict[str, Any]:
     """{load, governors, frequency_mhz, temperature_c (hottest zone), firmware (bits), throttle_events, cooling}.
 
-    load: processes that wanted to run, a mean over the last minute. throttle_events: sum of counters that only rise. cooling: cooling devices of processors that are holding back.
+    load: processes that wanted to run, a mean over the last minute. throttle_events: sum of counters that only rise.
+    cooling: cooling devices of processors that are holding back.
     """
     cpus = root / "sys/devices/system/cpu"
     governors = {text for path in cpus.glob("cpu[0-9]*/cpufreq/scaling_governor") if (text := read_text(path))}
