@@ -22,15 +22,18 @@ from tinyforge.device.bundle import load_bundle
 from tinyforge.remote import Address, Wish, bench_board
 
 SETTINGS = "etc/tinyforge-ssh"
-QUICK = ("--variant", "all", "--seconds", "0", "--runs", "64", "--warmup", "4")
+QUICK = ("--seconds", "0", "--runs", "64", "--warmup", "4")
 STARTING_SECONDS = 600.0
 
 
 class EmulatedBoard:
-    """The arm64 sshd of ``root`` on loopback, while open, with fresh keys in ``folder``."""
+    """The arm64 sshd of ``root`` on loopback, while open, with fresh keys in ``folder``.
 
-    def __init__(self, root: Path, folder: Path) -> None:
-        self._root, self._folder = root, folder
+    cpu: as qemu calls it; cortex-a72 is a Raspberry Pi 4's, cortex-a76 a Raspberry Pi 5's.
+    """
+
+    def __init__(self, root: Path, folder: Path, cpu: str = "cortex-a72") -> None:
+        self._root, self._folder, self._cpu = root, folder, cpu
         self.config = folder / "config"
 
     def __enter__(self) -> "EmulatedBoard":
@@ -50,7 +53,8 @@ class EmulatedBoard:
             f"Port {port}\nListenAddress 127.0.0.1\n"
             f"HostKey /{SETTINGS}/host\nAuthorizedKeysFile /{SETTINGS}/authorized\n"
             "PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-            "PermitRootLogin yes\nLoginGraceTime 0\nSubsystem sftp internal-sftp\nSetEnv OMP_NUM_THREADS=1\n"
+            "PermitRootLogin yes\nLoginGraceTime 0\nSubsystem sftp internal-sftp\n"
+            f"SetEnv OMP_NUM_THREADS=1 QEMU_CPU={self._cpu}\n"
         )
         (self._folder / "known").write_text(f"[127.0.0.1]:{port} {(self._folder / 'host.pub').read_text()}")
         self.config.write_text(
@@ -62,9 +66,9 @@ class EmulatedBoard:
     def _start(self, port: int) -> None:
         root = shlex.quote(str(self._root.resolve()))
         script = (
-            f"mount -t proc proc {root}/proc && mount --rbind /sys {root}/sys && mount --rbind /dev {root}/dev && "
-            f"exec chroot {root} /usr/sbin/sshd -D -e -f /{SETTINGS}/config"
-        )
+            f"mount -t proc proc {root}/proc && mount --rbind /dev {root}/dev && "
+            f"QEMU_CPU={self._cpu} exec chroot {root} /usr/sbin/sshd -D -e -f /{SETTINGS}/config"
+        )  # no /sys: it would describe this machine's processor, and ONNX Runtime's detection crashes over that
         with (self._folder / "sshd.log").open("w") as log:
             self._process = subprocess.Popen(["unshare", "--mount", "sh", "-c", script], stderr=log)
         start = time.monotonic()
@@ -129,14 +133,17 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--test", type=Path, required=True, help="labelled images, FOLDER/<class>/*")
     parser.add_argument("--environment", action="store_true", help="make a virtual environment there, from the wheels")
+    parser.add_argument("--cpu", default="cortex-a72", help="as qemu calls it (default: a Raspberry Pi 4's)")
+    parser.add_argument("--variant", default="all", help="model to measure (default: all)")
     parser.add_argument("--work", type=Path, required=True, help="a folder for keys and the log of sshd")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     wheels = options.root.with_name(f"{options.root.name}-wheels")
     how = {"wheels": wheels} if options.environment else {"python": "/usr/bin/python3"}
-    with EmulatedBoard(options.root, options.work) as board:
-        found = compare(board, Wish(options.bundle, options=QUICK, test=options.test, **how))
-    print(json.dumps(found, indent=1))
+    with EmulatedBoard(options.root, options.work, options.cpu) as board:
+        words = ("--variant", options.variant, *QUICK)
+        found = compare(board, Wish(options.bundle, options=words, test=options.test, **how))
+    print(json.dumps({"cpu": options.cpu, **found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -50,13 +50,15 @@ if [ ! -e "$root/.finished" ]; then
     done
     touch "$root/.finished"
 fi
-version=$(cd "$root/usr/lib" && echo python3.?* | cut -d' ' -f1 | sed s/python//)
+version=$(cd "$root/usr/lib" && echo python3.* | cut -d' ' -f1 | sed s/python//)
 # shellcheck disable=SC2086
-$python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version "$version" \
+"$python" -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version "$version" \
     $platforms --dest "$root-wheels" numpy Pillow onnxruntime
 packages="$root/usr/local/lib/python$version/dist-packages"
 mkdir -p "$packages"
 for wheel in "$root"-wheels/*.whl; do
-    $python -m zipfile -e "$wheel" "$packages"
+    "$python" -m zipfile -e "$wheel" "$packages"
 done
+# Byte code is the same on every processor; made here, it need not be made under emulation at every start.
+"python$version" -m compileall -q "$root/usr/lib/python3" "$root/usr/lib/python$version" "$packages" 2>/dev/null || true
 echo "$root: Debian $suite arm64, Python $version; wheels in $root-wheels"

@@ -14,7 +14,7 @@ from ..conftest import CLASSES, build_bundle, colour_picture, encode
 from .board import QUICK, EmulatedBoard, compare
 
 ROOT = Path(os.environ.get("TINYFORGE_ARM64_ROOT", "/nonexistent"))
-CHOSEN = ("--variant", "onnx-fp32", *QUICK[2:])  # the one whose runtime is there
+CHOSEN = ("--variant", "onnx-fp32", *QUICK)  # the one whose runtime is there
 
 pytestmark = [
     pytest.mark.slow,
