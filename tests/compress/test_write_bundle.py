@@ -1,5 +1,6 @@
 """A bundle is written, read back by the device package, and runs from the folder alone."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tinyforge.compress.bundle import FLOORS, Contents, requirements, write_bundle
+from tinyforge.compress.bundle import FLOORS, Contents, bundle_digest, requirements, write_bundle
 from tinyforge.compress.variants import Variant
 from tinyforge.device.bench import bench_model
 from tinyforge.device.bundle import load_bundle
+from tinyforge.device.folder import BundleFault
+from tinyforge.device.machine import describe_machine
 from tinyforge.device.preprocess import decode
 from tinyforge.device.verify import verify_bundle
 from tinyforge.errors import BundleError, GateError
@@ -43,8 +46,12 @@ def contents(made, digits, student_logits, classes, spec, tmp_path_factory) -> C
         golden_images={f"{index}.png": digits.png(index) for index in range(4)},
         recipe_lock='name = "digits"\n',
         report_html="<!doctype html><title>digits</title>",
-        predictions={"student": {"names": names, "labels": labels, "predicted": predicted}},
+        predictions={
+            method: {"names": names, "labels": labels, "predicted": predicted}
+            for method in ("student", "onnx-fp32", "onnx-int8")
+        },
         latency={"onnx-int8": latency},
+        machine=describe_machine(),
         provenance={"seed": 0},
         licences=[{"name": "backbone", "licence": "Apache-2.0"}],
         notes=["Photographs are outside | the *domain*."],
@@ -110,6 +117,51 @@ def test_the_score_comes_from_the_predictions(bundle: Path, contents: Contents):
     one = contents.predictions["student"]
     assert score["correct"] == sum(a == b for a, b in zip(one["labels"], one["predicted"], strict=True))
     assert score["low"] < score["accuracy"] < score["high"]
+
+
+def test_every_byte_is_covered_and_the_digest_is_sha256sums(bundle: Path):
+    listed = json.loads((bundle / "bundle.json").read_bytes())["files"]
+    there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert {name for name in there if "__pycache__" not in name} == {*listed, "bundle.json"}
+    digest = hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
+    assert bundle_digest(bundle) == verify_bundle(bundle).facts["digest"] == digest
+    (fault,) = verify_bundle(bundle, "0" * 64).faults
+    assert fault["check"] == "digest"
+
+
+def test_the_certificate_is_of_the_shipped_model(bundle: Path, contents: Contents):
+    found = json.loads((bundle / "bundle.json").read_bytes())["certificate"]
+    assert found["variant"] == "onnx-int8"
+    assert found["accuracy"]["n"] == 797
+    assert 0.5 < found["accuracy"]["at_least"] < found["accuracy"]["correct"] / 797
+    slowest = sorted(contents.latency["onnx-int8"]["raw_us"]["infer"])
+    if found["latency"]["reason"] == "":
+        assert slowest[0] / 1000 < found["latency"]["at_most_ms"] <= slowest[-1] / 1000
+    assert found["statement"] in (bundle / "README.md").read_text().replace("\\", "")
+
+
+def test_parity_is_of_the_shipped_model_beside_the_reference(bundle: Path):
+    parity = json.loads((bundle / "bundle.json").read_bytes())["parity"]
+    assert list(parity) == ["onnx-int8"]
+    assert parity["onnx-int8"]["against"] == "onnx-fp32"
+    assert (parity["onnx-int8"]["agreement"], parity["onnx-int8"]["drop"]) == (1.0, 0.0)
+    assert parity["onnx-int8"]["low"] < 0 < parity["onnx-int8"]["high"]
+
+
+def test_without_test_images_no_accuracy_is_certified(contents: Contents, tmp_path: Path):
+    folder = write_bundle(tmp_path / "b", replace(contents, predictions={}, latency={}))
+    found = json.loads((folder / "bundle.json").read_bytes())
+    assert (found["certificate"]["accuracy"], found["certificate"]["latency"], found["parity"]) == (None, None, {})
+    assert "no accuracy is claimed: there were no test images" in (folder / "README.md").read_text()
+
+
+def test_a_bundle_of_an_older_schema_is_replaced(contents: Contents, tmp_path: Path):
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "bundle.json").write_text('{"schema_version": 1, "name": "digits", "target": "raspi4"}')
+    with pytest.raises(BundleFault, match="build it again with this version"):
+        load_bundle(folder)
+    assert load_bundle(write_bundle(folder, contents)).name == "digits"
 
 
 def test_the_card_says_what_how_well_and_how_to_run(bundle: Path):
