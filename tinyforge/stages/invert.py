@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyforge.stages.domain import floor_db
 from tinyforge.stages.pictures import as_batch, as_pixels, png
 from tinyforge.stages.road import Road
 from tinyforge.store import Partial
-
-DOMAIN_PSNR_DB = 20.0  # an autoencoder that cannot hold the supports this well was made for other images
 
 
 def settings(road: Road) -> dict[str, Any]:
@@ -134,14 +133,14 @@ def held_db(road: Road) -> float:
 
 def in_domain(road: Road) -> bool:
     """Whether the backbone's autoencoder knows such images."""
-    return held_db(road) >= DOMAIN_PSNR_DB
+    return held_db(road) >= floor_db(road.backbone_choice.source)
 
 
 def check_domain(road: Road) -> None:
-    """Warn when the backbone's autoencoder does not know such images: what it synthesizes will not resemble them."""
+    """Warn when the images are outside the backbone's domain: what it synthesizes will not resemble them."""
     if not in_domain(road):
+        source, held = road.backbone_choice.source, held_db(road)
         road.warn(
-            f"these images are outside the domain of the backbone {road.backbone_choice.source}: "
-            f"its autoencoder holds them to {held_db(road):.1f} dB "
-            f"(below {DOMAIN_PSNR_DB:.0f}); use --backbone with a model of such images, e.g. sd15"
+            f"these images are outside the domain of the backbone {source}: its autoencoder holds them to "
+            f"{held:.1f} dB (below {floor_db(source):.0f}); use --backbone with a model of such images, e.g. sd15"
         )
