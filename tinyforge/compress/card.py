@@ -29,7 +29,7 @@ LIMITS = (
 )
 
 FILES = """\
-- `bundle.json`: classes in order, input, scores, certificate, provenance, the sha256 of every file, and a seal over it all
+- `bundle.json`: classes in order, input, scores, certificate, provenance, sha256 of every file, a seal over it all
 - `model/`: the chosen model and its fp32 reference
 - `tinyforge_device/`: the program that runs, measures and checks them
 - `selftest/`: golden vectors, from encoded image to answer
@@ -68,8 +68,8 @@ def _use(record: Mapping[str, Any]) -> str:
 def _certificate(record: Mapping[str, Any]) -> str:
     return (
         f"{_text(record['certificate']['statement'])}.\n\n"
-        "`verify` works it out again from `predictions/` and `latency/`. It holds for images like the test images and for "
-        "that machine at rest. To be sure that this is the bundle that was built, compare `sha256sum bundle.json` with "
+        "`verify` works it out again from `predictions/` and `latency/`. It holds for images like the test images and "
+        "for that machine at rest. To be sure that this is the bundle that was built, compare `sha256sum bundle.json` with "
         "what its builder tells.\n"
     )
 

@@ -22,7 +22,7 @@ SAME = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64", "armv8l": "armv7
 
 
 def instruction_set(cpuinfo: Path = CPUINFO, machine: str = "") -> str:
-    """'x86_64 avx512-vnni', 'aarch64 dotprod', ...: what kernels are chosen by; only 'aarch64' where no more is told."""
+    """'x86_64 avx512-vnni', 'aarch64 dotprod', ...: what kernels are chosen by; 'aarch64' where no more is told."""
     machine = (machine or platform.machine()).lower()
     machine = SAME.get(machine, machine)
     try:
