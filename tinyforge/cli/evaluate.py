@@ -63,7 +63,7 @@ def evaluate(
     alphas: str | None,
     **rest: Any,
 ) -> Answer:
-    """Measure methods on few-shot episodes of a benchmark, with intervals.
+    """Measure methods on few-shot episodes, with intervals.
 
     Students: support-hard and support-kd (the supports alone; with the teacher's labels too), ti and nti (textual or
     null-text inversion only), tint-class and tint-teacher (both, by label source), real-extra (real images instead);
