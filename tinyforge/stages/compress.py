@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyforge.device.preprocess import decode, resize
+from tinyforge.images import ImageSet
 from tinyforge.stages.distill import load_student, predictions
 from tinyforge.stages.pictures import png
 from tinyforge.stages.road import Artifact, Road
@@ -110,7 +111,9 @@ def shares(road: Road, spec: Any) -> tuple[Any, Any, np.ndarray]:
     unseen = [rest[i] for i in sorted(evenly(len(rest), wanted.validation_images // 2))]
     known, unknown = (Synthetic(artifact, tuple(records[i] for i in part)) for part in (sorted(chosen), unseen))
     images = Joined((support.rgb[: wanted.calibration_images], known))
-    views, view_labels = support_views(road, spec, wanted.validation_images - len(unseen))
+    views, view_labels = support_views(
+        support, spec, wanted.validation_images - len(unseen), seed=road.recipe.seed, flip=road.recipe.distill.flip
+    )
     labels = [*view_labels, *(support.classes.index(records[i]["class"]) for i in unseen)]
     calibration = Calibration(Prepared(images, spec), Prepared(support.rgb, spec))
     return calibration, Prepared(Joined((views, unknown)), spec), np.array(labels, dtype=np.int64)
@@ -123,7 +126,9 @@ def evenly(total: int, count: int) -> set[int]:
     )
 
 
-def support_views(road: Road, spec: Any, count: int) -> tuple[list[np.ndarray], np.ndarray]:
+def support_views(
+    support: ImageSet, spec: Any, count: int, *, seed: int, flip: bool
+) -> tuple[list[np.ndarray], np.ndarray]:
     """``count`` random light views of the supports at input size, uint8 (h, w, 3), and their labels; the same for equal
     seeds.
     """
@@ -133,10 +138,8 @@ def support_views(road: Road, spec: Any, count: int) -> tuple[list[np.ndarray], 
     from tinyforge.distill.batches import generator_for
     from tinyforge.distill.pixels import pack, to_unit
 
-    support, wanted = road.inputs.support, road.recipe.distill
     pixels, numbers = pack(support.rgb, spec), torch.arange(count) % len(support)
-    generator = generator_for(road.recipe.seed, "validation")
-    views = augment(to_unit(pixels[numbers]), STRENGTHS["light"], generator, wanted.flip)
+    views = augment(to_unit(pixels[numbers]), STRENGTHS["light"], generator_for(seed, "validation"), flip)
     rounded = (views * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return list(np.ascontiguousarray(rounded)), support.labels[numbers.numpy()]
 
