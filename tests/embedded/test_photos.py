@@ -12,7 +12,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from tinyforge.embedded.pretrain import DESIGNS, photos, train_domain  # noqa: E402
+from tinyforge.embedded.pretrain import DESIGNS, autoencoder, photos, train_domain  # noqa: E402
 
 SPLITS = Path(photos.__file__).parents[2] / "fewshot" / "splits"
 
@@ -98,3 +98,24 @@ def test_two_steps_of_everything_export_a_usable_folder(roots, tmp_path):
     pipeline = StableDiffusionPipeline.from_pretrained(out / "backbone", safety_checker=None, dtype=torch.float32)
     assert pipeline.vae.config.latent_channels == pipeline.unet.config.in_channels == 8
     assert "beetle\tval\theld out\n" in (out / "classes.txt").read_text()
+
+
+def test_latents_are_encoded_once_for_each_autoencoder(roots, tmp_path):
+    source, file = photos.load_photos(tmp_path / "pool", roots), tmp_path / "latents.safetensors"
+    calls = []
+
+    def draw(labels, gen):
+        calls.append(len(labels))
+        return source.draw(labels, gen, "unet")
+
+    def latents(seed):
+        torch.manual_seed(seed)
+        vae = autoencoder.build(64, (8, 8, 8, 8), 8)
+        return autoencoder.cached_latents(vae, draw, 3, 6, 0, file)
+
+    first, again = latents(0), latents(0)
+    assert calls == [6]
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(first, again, strict=True))
+    assert first[0].float().std() == pytest.approx(1, abs=0.01)
+    latents(1)
+    assert calls == [6, 6]

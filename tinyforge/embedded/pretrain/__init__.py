@@ -204,6 +204,7 @@ class Run:
             len(classes),
             min(self.design.latents, 2 * int(source.counts[classes].sum())),
             self.seed,
+            self.work / "latents.safetensors",
         )
         vae.register_to_config(scaling_factor=scale)
         names = [source.names[i] for i in classes]

@@ -6,11 +6,15 @@ Legend: B batch, H W pixels, h w latent.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .teacher import Draw
@@ -88,18 +92,46 @@ def psnr(vae: AutoencoderKL, images: Tensor) -> tuple[float, float]:
     return float(values.mean()), float(values.std())
 
 
-@torch.no_grad()
 def cached_latents(
-    vae: AutoencoderKL, draw: Draw, num_classes: int, count: int, seed: int, chunk: int = 500
+    vae: AutoencoderKL, draw: Draw, num_classes: int, count: int, seed: int, file: Path
 ) -> tuple[Tensor, Tensor, float]:
-    """count fresh images encoded once: (scaled posterior means (M, 4, h, w) fp16, labels (M,), scaling_factor)."""
+    """count fresh images encoded once: (scaled posterior means (M, C, h, w) fp16, labels (M,), scaling_factor).
+
+    Kept in file, and read from there as long as the autoencoder's weights, count and seed are the same.
+    """
+    key = _fingerprint(vae, num_classes, count, seed)
+    if not (file.is_file() and _key_of(file) == key):
+        latents, labels = encode_many(vae, draw, num_classes, count, seed)
+        partial = file.with_suffix(".partial")
+        save_file({"latents": latents, "labels": labels}, partial, metadata={"key": key})
+        partial.replace(file)
+    kept = load_file(file)
+    scale = float(1 / kept["latents"].float().std())
+    return (kept["latents"].float() * scale).half(), kept["labels"], scale
+
+
+def _fingerprint(vae: AutoencoderKL, *settings: int) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, value in sorted(vae.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _key_of(file: Path) -> str | None:
+    with safe_open(file, "pt") as opened:
+        return (opened.metadata() or {}).get("key")
+
+
+@torch.no_grad()
+def encode_many(
+    vae: AutoencoderKL, draw: Draw, num_classes: int, count: int, seed: int, chunk: int = 500
+) -> tuple[Tensor, Tensor]:
+    """Posterior means (count, C, h, w) fp16 of fresh images of evenly drawn classes, and their labels (count,)."""
     device = next(vae.parameters()).device
     latents, labels = [], []
     for start in range(0, count, chunk):
         gen = torch.Generator().manual_seed(seed * 1_000_003 + 77_000_000 + start)
         chosen = torch.randint(num_classes, (min(chunk, count - start),), generator=gen)
-        latents.append(vae.encode((draw(chosen, gen) * 2 - 1).to(device)).latent_dist.mean.cpu())
+        latents.append(vae.encode((draw(chosen, gen) * 2 - 1).to(device)).latent_dist.mean.cpu().half())
         labels.append(chosen)
-    stack = torch.cat(latents)
-    scale = float(1 / stack.std())
-    return (stack * scale).half(), torch.cat(labels), scale
+    return torch.cat(latents).contiguous(), torch.cat(labels)
