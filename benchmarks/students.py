@@ -40,7 +40,7 @@ from tinyforge.store import write_atomic
 EPOCHS = {
     "conv4": 20, "timm:mobilenetv3_small_050": 20, "timm:lcnet_050": 20, "timm:tinynet_e": 20,
     "timm:mobilenetv4_conv_small_050": 20, "timm:repghostnet_050": 20, "timm:resnet10t": 10,
-    "timm:edgenext_xx_small": 20, "timm:efficientvit_b0": 20, "timm:mobileone_s0": 10, "timm:ghostnetv2_100": 20,
+    "timm:edgenext_xx_small": 20, "timm:efficientvit_b0": 20, "timm:mobileone_s0": 10, "timm:ghostnet_050": 20,
     "resnet12": 8,
 }  # fmt: skip
 """Student -> epochs of 20 batches of 64: fewer where a batch takes long."""

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ModelKind = Literal["onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"]
+ModelKind = Literal["onnx-fp32", "onnx-fp16", "onnx-int8", "openvino-fp16", "openvino-int8"]
 
 
 class Target(BaseModel):

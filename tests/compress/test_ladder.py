@@ -92,6 +92,9 @@ def test_where_no_int8_passes_half_precision_takes_its_place(
     assert [one.name for one in made] == ["onnx-fp32", "onnx-int8", NEXT["onnx-int8"]]
     assert [bool(one.failure) for one in made] == [False, True, False]
     assert [one.rung for one in made[1].tried] == ["silence", "again"]
+    assert made[1].failure.startswith(
+        "none of 2 rungs passed its gate; the nearest, silence: agrees with the student on"
+    )
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["onnx-fp16.onnx", "onnx-fp32.onnx"]
     other = replace(validation, logits=validation.logits + 1)
     with pytest.raises(GateError, match="onnx-fp32"):  # such a student is not the one that was exported

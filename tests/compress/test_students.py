@@ -17,7 +17,7 @@ from tinyforge.recipe import Compress
 STUDENTS = (
     "conv4", "resnet12", "timm:mobilenetv3_small_050", "timm:mobilenetv4_conv_small_050", "timm:lcnet_050",
     "timm:tinynet_e", "timm:efficientvit_b0", "timm:repghostnet_050", "timm:mobileone_s0", "timm:resnet10t",
-    "timm:edgenext_xx_small", "timm:ghostnetv2_100",
+    "timm:edgenext_xx_small", "timm:ghostnet_050",
 )  # fmt: skip
 SPEC = InputSpec(size=(32, 32))
 SETTINGS = Compress(min_agreement=0.0, max_drop=1.0, qat_steps=2)  # random weights: an int8 flip says nothing

@@ -19,7 +19,7 @@ def model_metadata(name: str, classes: Sequence[str], spec: InputSpec) -> dict[s
 
     ``tinyforge``: the exact class names and InputSpec as JSON. ``model_info``: the keys of the OpenVINO Model API,
     where ``labels`` are separated by spaces, so those inside a class name become ``_``; mean and scale are on pixels in
-    [0, 255], and absent where the graph normalises by itself.
+    [0, 255]; a graph that normalises by itself is told to be given pixels at input size instead.
     """
     model_info = {
         "labels": " ".join("_".join(label.split()) or "_" for label in classes),
@@ -30,7 +30,9 @@ def model_metadata(name: str, classes: Sequence[str], spec: InputSpec) -> dict[s
         "reverse_input_channels": "False",
         "topk": "1",
     }
-    if spec.dtype != "uint8":
+    if spec.dtype == "uint8":
+        model_info |= {"embedded_processing": "True", "orig_height": str(spec.size[0]), "orig_width": str(spec.size[1])}
+    else:
         model_info |= {"mean_values": _numbers(spec.mean), "scale_values": _numbers(spec.std)}
     own = {"classes": _json(list(classes)), "input": _json(spec.to_json()), "name": name}
     return {"model_info": model_info, "tinyforge": own}

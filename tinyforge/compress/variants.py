@@ -115,7 +115,7 @@ def _climbed(
     found = Variant(kind, RUNTIMES[family], precision, tried=tuple(tried))
     if path is None:
         require_fp32(kind, tried[-1].reason)
-        return replace(found, failure="; ".join(f"{one.rung}: {one.reason}" for one in tried))
+        return replace(found, failure=_why_none(tried))
     if precision == "int8":
         found = replace(found, coverage=coverage(path, materials.calibration.supports))
     if kind == "onnx-int8":
@@ -126,6 +126,12 @@ def _climbed(
     move_model(path, folder / files[0])
     size = sum((folder / file).stat().st_size for file in files)
     return replace(found, files=files, model_bytes=size, rung=tried[-1].rung)
+
+
+def _why_none(tried: Sequence[Tried]) -> str:
+    """Why no rung was good enough, by the one that came nearest."""
+    nearest = max(tried, key=lambda one: one.parity.agreement if one.parity else -1.0)
+    return f"none of {len(tried)} rungs passed its gate; the nearest, {nearest.rung}: {nearest.reason}"
 
 
 def warnings(variant: Variant, supports_outside: float = 0.01) -> list[str]:
