@@ -6,7 +6,7 @@
                             "images": [{"path": "selftest/0.png", "shape": [H, W], "sha256": of decoded RGB}, ...],
                             "made_with": {**describe_machine(), "instructions": instruction_set()},
                             "saturated": {variant: true | false}}       int8 sums did not fit 16 bits there
-    selftest/golden.npz    pixels uint8 (K, h, w, 3) after resize; input float32 (K, 3, h, w) or NHWC;
+    selftest/golden.npz    pixels uint8 (K, h, w, 3) after resize; input (K, 3, h, w) or NHWC, of the model's type;
                            logits_<variant> float32 (K, N) for every variant
 
 Each step is fed the golden result of the step before, so a fault is named where it arises and nowhere else. Checks, in
@@ -168,7 +168,7 @@ def read_golden(bundle: Bundle, count: int) -> dict[str, np.ndarray]:
         raise BundleFault(f"{GOLDEN_NPZ}: cannot be read ({fault})") from fault
     h, w = bundle.spec.size
     planes = (count, 3, h, w) if bundle.spec.layout == "NCHW" else (count, h, w, 3)
-    expected = {"pixels": ((count, h, w, 3), np.uint8), "input": (planes, np.float32)}
+    expected = {"pixels": ((count, h, w, 3), np.uint8), "input": (planes, np.dtype(bundle.spec.dtype))}
     for name in bundle.variants:
         expected[f"logits_{name}"] = ((count, len(bundle.classes)), np.float32)
     for name, (shape, dtype) in expected.items():
@@ -197,7 +197,8 @@ def _check_image(outcome: Outcome, bundle: Bundle, entry: dict[str, Any], golden
 
 
 def _check_input(outcome: Outcome, bundle: Bundle, golden: dict[str, np.ndarray]) -> None:
-    error = float(np.abs(normalise(golden["pixels"], bundle.spec) - golden["input"]).max())
+    made = normalise(golden["pixels"], bundle.spec).astype(np.float32)  # pixels, where the model normalises by itself
+    error = float(np.abs(made - golden["input"]).max())
     outcome.check(error <= INPUT_TOLERANCE, "normalise", GOLDEN_NPZ, f"normalised input differs by up to {error:.2g}")
 
 

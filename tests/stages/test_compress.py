@@ -1,0 +1,61 @@
+"""The compress stage inside a build: what its gate sees, what it refuses, and models that take pixels."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tinyforge.device.bundle import load_bundle
+from tinyforge.device.verify import verify_bundle
+from tinyforge.images import k_shot_split, read_images
+from tinyforge.loading import load_recipe, load_target
+from tinyforge.stages import forge
+from tinyforge.stages.compress import Joined, evenly, support_views
+
+
+def test_evenly_spread_indices():
+    assert evenly(10, 3) == {0, 4, 9}
+    assert evenly(2, 5) == {0, 1}
+    assert evenly(5, -1) == evenly(0, 5) == set()
+
+
+def test_sequences_one_after_the_other():
+    joined = Joined(([1, 2], [], [3]))
+    assert [joined[i] for i in range(len(joined))] == [1, 2, 3]
+    with pytest.raises(IndexError):
+        joined[3]
+
+
+def test_views_are_new_pictures_of_the_supports_and_the_same_for_equal_seeds():
+    from tinyforge.device.preprocess import resize
+    from tinyforge.device.spec import InputSpec
+
+    support, _ = k_shot_split(read_images("digits"), 2, 0)
+    spec = InputSpec(size=(16, 16))
+    views, labels = support_views(support, spec, 50, seed=1, flip=False)
+    again, _ = support_views(support, spec, 50, seed=1, flip=False)
+    other, _ = support_views(support, spec, 50, seed=2, flip=False)
+    originals = {resize(rgb, spec).tobytes() for rgb in support.rgb}
+    assert np.array_equal(views, again)
+    assert not np.array_equal(views, other)
+    assert (views[0].shape, views[0].dtype) == ((16, 16, 3), np.uint8)
+    assert labels.tolist() == [support.labels[i % 20] for i in range(50)]
+    assert sum(view.tobytes() in originals for view in views) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_bundle_whose_models_take_pixels_verifies(forge_inputs, tmp_path):
+    images, test, overrides = forge_inputs
+    wanted = [f'data.path="{images}"', f'data.test="{test}"', "compress.embed_preprocessing=true"]
+    recipe = load_recipe("smoke", [*overrides, *wanted])
+    result = forge(recipe, load_target(recipe.target), tmp_path, log=lambda text: None)
+    assert verify_bundle(result["bundle"]).ok
+    assert (load_bundle(result["bundle"]).spec.dtype, load_bundle(result["bundle"]).spec.layout) == ("uint8", "NHWC")
+    folder = next((tmp_path / "store").glob("compress-*"))
+    record = json.loads((folder / "compress.json").read_text())
+    assert not set(record["calibration_sha256"]) & set(record["validation_sha256"])
+    assert record["gate_images"] == len(record["validation_sha256"]) > 0
+    assert sorted(path.stem for path in (folder / "worst").iterdir()) == sorted(
+        one["name"] for one in record["variants"] if not one["failure"]
+    )
