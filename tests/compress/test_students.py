@@ -19,6 +19,7 @@ STUDENTS = (
     "timm:tinynet_e", "timm:efficientvit_b0", "timm:repghostnet_050", "timm:mobileone_s0", "timm:resnet10t",
     "timm:edgenext_xx_small", "timm:ghostnet_050",
 )  # fmt: skip
+FAST = ("conv4", "resnet12", "timm:mobilenetv4_conv_small_050", "timm:tinynet_e", "timm:resnet10t", "timm:ghostnet_050")
 SPEC = InputSpec(size=(32, 32))
 SETTINGS = Compress(min_agreement=0.0, max_drop=1.0, qat_steps=2)  # random weights: an int8 flip says nothing
 RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.9}
@@ -52,7 +53,9 @@ def materials_of(name: str, pixels: np.ndarray, scratch):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in STUDENTS]
+)
 def test_export_of_a_student_answers_as_torch(name: str, pixels, tmp_path):
     given = materials_of(name, pixels[:4], tmp_path)
     answers = infer(open_session(given.fp32, "onnxruntime", 1), given.validation.inputs)
