@@ -69,8 +69,8 @@ def _certificate(record: Mapping[str, Any]) -> str:
     return (
         f"{_text(record['certificate']['statement'])}.\n\n"
         "`verify` works it out again from `predictions/` and `latency/`. It holds for images like the test images and "
-        "for that machine at rest. To be sure that this is the bundle that was built, compare `sha256sum bundle.json` with "
-        "what its builder tells.\n"
+        "for that machine at rest. To be sure that this is the bundle that was built, compare `sha256sum bundle.json` "
+        "with what its builder tells.\n"
     )
 
 
