@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import click
 import pytest
@@ -366,8 +367,9 @@ class TestProcess:
         command = [sys.executable, "-m", "tinyforge", "predict", str(whole_bundle), str(tmp_path / "camera")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         with (tmp_path / "camera").open("wb"):  # opens when the program reads: it is in the middle of its work
+            time.sleep(1)  # in the middle of reading, not between two calls that might lose the signal
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
         assert b"interrupted" in errors
 
