@@ -125,8 +125,8 @@ def test_ways_and_mixes():
 def test_the_outcome_is_told_with_numbers():
     counted = {"n": 30, "correct": 20, "accuracy": 20 / 30, "low": 0.49, "high": 0.81}
     ways = [
-        Judgement("support-hard", counted, 1.0, None, 0.0, 0.5),
-        Judgement("tint-teacher", counted, 0.8, (0.2, 0.05, 0.35), 0.18, 0.97),
+        Judgement("support-hard", counted, 1.0, None, 0.0, 0.5, 0.9),
+        Judgement("tint-teacher", counted, 0.8, (0.2, 0.05, 0.35), 0.18, 0.97, 0.9),
     ]
     told = why("tint-teacher", ways, True)
     assert "+0.20 nats [+0.05, +0.35] on 30 held-out supports" in told

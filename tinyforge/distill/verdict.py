@@ -36,6 +36,7 @@ class Judgement:
     score: {n, correct, accuracy, low, high} on the held-out supports, None without any. log_loss: nats per image.
     gain: (mean, low, high) of the paired difference in log loss, 95 % t-interval, > 0 is better than the reference;
     None with fewer than two. expected: the gain after the prior is weighed in. probability: that the gain is positive.
+    bar: the probability that it must reach to be taken.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Judgement:
     gain: tuple[float, float, float] | None
     expected: float
     probability: float
+    bar: float
 
 
 def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -85,29 +87,35 @@ def normal_cdf(z: float) -> float:
 
 
 def judge(
-    answers: Mapping[str, np.ndarray], labels: np.ndarray, reference: str, priors: Mapping[str, Prior]
+    answers: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    reference: str,
+    priors: Mapping[str, Prior],
+    min_probability: float,
 ) -> list[Judgement]:
     """Every way in ``answers``, logits (n, N), against ``reference``, which comes first with gain 0.
 
-    Where nothing could be held out (n = 0), each is judged by its prior alone.
+    Where nothing could be held out (n = 0), each is judged by its prior alone. A way that the prior expects to gain
+    must be more likely better than not; any other must be better with ``min_probability``.
     """
     n = len(labels)
     losses = {name: log_losses(logits, labels) if n else np.zeros(0) for name, logits in answers.items()}
     judged = []
     for name in sorted(answers, key=lambda name: name != reference):
-        differences = losses[reference] - losses[name]
+        differences, prior = losses[reference] - losses[name], priors[name]
         same = name == reference
-        expected, probability = (0.0, 0.5) if same else posterior(differences, priors[name])
+        expected, probability = (0.0, 0.5) if same else posterior(differences, prior)
         right = int((answers[name].argmax(axis=1) == labels).sum()) if n else 0
         gain = mean_interval(differences.tolist()) if n > 1 and not same else None
         mean = float(losses[name].mean()) if n else None
-        judged.append(Judgement(name, score(right, n) if n else None, mean, gain, expected, probability))
+        bar = 0.5 if prior.mean > 0 else min_probability
+        judged.append(Judgement(name, score(right, n) if n else None, mean, gain, expected, probability, bar))
     return judged
 
 
-def choose(judged: list[Judgement], bar: float) -> str:
-    """The largest expected gain among those whose gain is positive with a probability of at least ``bar`` and more
-    than 0; else the reference, the first.
+def choose(judged: list[Judgement]) -> str:
+    """The largest expected gain among those that reach their bar and gain more than 0; else the reference, the
+    first.
     """
-    passed = [one for one in judged[1:] if one.probability >= bar and one.expected > 0]
+    passed = [one for one in judged[1:] if one.probability >= one.bar and one.expected > 0]
     return max(passed, key=lambda one: one.expected).name if passed else judged[0].name

@@ -36,9 +36,8 @@ class Report:
     variants: {name, runtime, precision, model_bytes, parity {max_abs_error, agreement, num_images} | None,
     drop {drop, low, high} | None, reason (why the gate failed), why_lost, p50_ms, p90_ms, p99_ms}.
     trial: how the shipped student was chosen: {shipped, why, dropped {total, kept, rejected, duplicates} | None,
-    record | None}; record: {in_domain, held_out, folds, steps, bar, mix_bar, ways, mixes, teacher}, where ways and
-    mixes hold {name, score, log_loss, gain, expected, probability} and teacher is a score with minus_student, lr and
-    rates.
+    record | None}; record: {in_domain, held_out, folds, steps, ways, mixes, teacher}, where ways and mixes hold
+    {name, score, log_loss, gain, expected, probability, bar} and teacher is a score with minus_student, lr and rates.
     tried: {variant, rung, parity | None, drop | None, reason (why it failed, '' when it passed), kept}.
     confusion: (N, N) counts of the chosen model, rows true, columns predicted.
     known: what is known of the target. provenance: title -> {key: value}. licences: {name, licence, ...}.

@@ -186,9 +186,9 @@ def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
     labels = room.road.inputs.support.labels[hearing.asked]
     answers = hearing.answers(list(ways.values()))
     teacher = answers.pop("teacher")
-    judged = judge(answers, labels, REFERENCE, {name: prior(name, recipe.trial, at_home) for name in ways})
-    bar = 0.5 if at_home else recipe.trial.min_probability
-    winner = chosen = ways[choose(judged, bar)]
+    priors, least = {name: prior(name, recipe.trial, at_home) for name in ways}, recipe.trial.min_probability
+    judged = judge(answers, labels, REFERENCE, priors, least)
+    winner = chosen = ways[choose(judged)]
     mixes: list[Judgement] = []
     if winner.method.startswith("tint") and len(labels):
         alphas = room.alphas[room.kept].tolist() if recipe.trial.single_alphas else []
@@ -198,16 +198,14 @@ def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
         }
         others = hearing.answers(list(tried.values()))
         others.pop("teacher")
-        mixes = judge(others, labels, winner.name, dict.fromkeys(tried, MIX))
-        chosen = tried[choose(mixes, recipe.trial.min_probability)]
+        mixes = judge(others, labels, winner.name, dict.fromkeys(tried, MIX), least)
+        chosen = tried[choose(mixes)]
     return chosen, {
         "shipped": chosen.name,
         "in_domain": at_home,
         "held_out": len(labels),
         "folds": hearing.court.num_folds,
         "steps": recipe.trial.steps,
-        "bar": bar,
-        "mix_bar": recipe.trial.min_probability,
         "why": why(winner.name, judged, at_home),
         "ways": [asdict(one) for one in judged],
         "mixes": [asdict(one) for one in mixes],
