@@ -363,6 +363,7 @@ class TestProcess:
         assert 'pip install "tinyforge[host]"' in result.stderr
 
     def test_interrupted_exits_with_130(self, whole_bundle, tmp_path):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit "ignored"
         os.mkfifo(tmp_path / "camera")
         command = [sys.executable, "-m", "tinyforge", "predict", str(whole_bundle), str(tmp_path / "camera")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
