@@ -47,9 +47,9 @@ def test_two_supports_that_agree_prove_little():
     assert posterior(np.array([0.3, 0.3]), NEUTRAL)[1] < 0.9
 
 
-def judged(rights: dict[str, int], n: int, prior: Prior) -> list:
+def judged(rights: dict[str, int], n: int, prior: Prior, least: float = 0.9) -> list:
     given = {name: answers(right, n)[0] for name, right in rights.items()}
-    return judge(given, answers(0, n)[1], "plain", dict.fromkeys(rights, prior), 0.9)
+    return judge(given, answers(0, n)[1], "plain", dict.fromkeys(rights, prior), dict.fromkeys(rights, least))
 
 
 def test_the_reference_comes_first_and_gains_nothing():
@@ -61,20 +61,20 @@ def test_the_reference_comes_first_and_gains_nothing():
 def test_a_clear_win_is_chosen_and_a_clear_loss_is_not():
     rights = {"plain": 15, "better": 26, "worse": 5}
     assert choose(judged(rights, 30, NEUTRAL)) == "better"
-    assert choose(judged({"plain": 15, "worse": 5}, 30, Prior(0.1, 0.1))) == "plain"
+    assert choose(judged({"plain": 15, "worse": 5}, 30, Prior(0.1, 0.1), 0.5)) == "plain"
 
 
 def test_equal_students_leave_the_default_or_what_is_expected_to_gain():
     rights = {"plain": 15, "other": 15}
     assert choose(judged(rights, 30, NEUTRAL)) == "plain"
-    assert choose(judged(rights, 30, Prior(0.1, 0.1))) == "other"
+    assert choose(judged(rights, 30, Prior(0.1, 0.1), 0.5)) == "other"
 
 
 def test_with_nothing_held_out_only_the_prior_decides():
     nothing = {name: np.zeros((0, 4)) for name in ("plain", "other")}
     no_labels = np.zeros(0, int)
-    away = judge(nothing, no_labels, "plain", dict.fromkeys(nothing, NEUTRAL), 0.9)
-    home = judge(nothing, no_labels, "plain", dict.fromkeys(nothing, Prior(0.1, 0.1)), 0.9)
+    away = judge(nothing, no_labels, "plain", dict.fromkeys(nothing, NEUTRAL), dict.fromkeys(nothing, 0.9))
+    home = judge(nothing, no_labels, "plain", dict.fromkeys(nothing, Prior(0.1, 0.1)), dict.fromkeys(nothing, 0.5))
     assert (choose(away), choose(home)) == ("plain", "other")
     assert all(one.score is None and one.gain is None and one.log_loss is None for one in home)
 
@@ -85,5 +85,7 @@ def test_noise_alone_is_rarely_taken_outside_the_domain():
     labels = np.arange(30) % 5
     for _ in range(200):
         pair = {name: rng.normal(size=(30, 5)) + 1.2 * np.eye(5)[labels] for name in ("plain", "other")}
-        wrongly += choose(judge(pair, labels, "plain", dict.fromkeys(pair, NEUTRAL), 0.9)) == "other"
+        wrongly += (
+            choose(judge(pair, labels, "plain", dict.fromkeys(pair, NEUTRAL), dict.fromkeys(pair, 0.9))) == "other"
+        )
     assert wrongly <= 30

@@ -20,7 +20,7 @@ def record(**changes) -> dict:
     base = {
         "in_domain": False, "held_out": 30, "folds": 3, "steps": 100,
         "ways": [way("support-hard"), way("tint-teacher", (0.2, 0.05, 0.35), probability=0.97)], "mixes": [],
-        "teacher": {**score(24, 30), "minus_student": (0.1333, 0.02, 0.25), "lr": 0.0,
+        "teacher": {**way("teacher", (0.5, 0.1, 0.9), score=score(24, 30)), "trusted": True, "lr": 0.0,
                     "rates": {"0": 0.8, "0.001": 0.7}},
     }  # fmt: skip
     return {**base, **changes}
@@ -35,7 +35,7 @@ def test_what_was_chosen_by_how_much_and_what_was_dropped():
     text = shown()
     for part in (
         "tint-teacher ships <script>", "Of 360 synthetic images 350 were kept; the teacher rejected 8", "20 / 30",
-        "+0.200", "+0.050 – +0.350", "0.97", "+13.3 points", "[+2.0, +25.0]", "tint-teacher chosen", "outside",
+        "+0.200", "+0.050 – +0.350", "0.97", "24 / 30", "itself, trusted", "+0.500", "tint-teacher chosen", "outside",
         "0.97 needs 0.90", "0: 80.0 %, 0.001: 70.0 %; 0 was chosen",
     ):  # fmt: skip
         assert part in text
@@ -51,7 +51,7 @@ def test_another_mix_carries_the_mark():
 
 def test_without_held_out_supports_there_are_no_numbers():
     ways = [way(name, score=None, log_loss=None) for name in ("support-hard", "tint-teacher")]
-    text = shown(record=record(ways=ways, held_out=0, teacher=None))
+    text = shown(record=record(ways=ways, held_out=0, teacher=way("teacher", score=None)))
     assert "Short students" not in text
     assert "20 / 30" not in text
 

@@ -12,7 +12,7 @@ from tinyforge.distill.verdict import Judgement, Prior
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.recipe import Trial
 from tinyforge.stages import Job, advance, start
-from tinyforge.stages.trial import Way, first_round, forced, prior, second_round, why
+from tinyforge.stages.trial import Way, bar, first_round, forced, judge_teacher, prior, second_round, trusted, why
 from tinyforge.summary import trial_text
 
 from .test_forge import manifests, recipe_for
@@ -110,6 +110,23 @@ def test_what_is_expected_holds_in_the_domain_only():
     assert prior("tint-teacher", wanted, True) == Prior(0.3, 0.2)
     assert prior("support-kd", wanted, True).mean == 0
     assert prior("tint-teacher", wanted, False).mean == 0
+
+
+def test_a_teacher_that_knows_more_lowers_the_bar_for_what_it_labels_and_for_nothing_else():
+    labels = np.arange(30) % 5
+    good, poor = 4 * np.eye(5)[labels], np.tile([1.0, 0, 0, 0, 0], (30, 1))
+    knows, does_not = judge_teacher(good, poor, labels, 0.9), judge_teacher(poor, good, labels, 0.9)
+    assert (trusted(knows), trusted(does_not)) == (True, False)
+    neutral, hopeful = Prior(0.0, 0.2), Prior(0.1, 0.2)
+    assert [bar(method, neutral, knows, 0.9) for method in ("support-kd", "tint-teacher", "tint-class")] == [
+        0.5,
+        0.5,
+        0.9,
+    ]
+    assert bar("support-kd", neutral, does_not, 0.9) == 0.9
+    assert bar("tint-class", hopeful, does_not, 0.9) == 0.5
+    alone = judge_teacher(np.zeros((0, 5)), np.zeros((0, 5)), np.zeros(0, int), 0.9)
+    assert not trusted(alone)
 
 
 def test_ways_and_mixes():

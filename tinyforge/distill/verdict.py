@@ -91,25 +91,23 @@ def judge(
     labels: np.ndarray,
     reference: str,
     priors: Mapping[str, Prior],
-    min_probability: float,
+    bars: Mapping[str, float],
 ) -> list[Judgement]:
     """Every way in ``answers``, logits (n, N), against ``reference``, which comes first with gain 0.
 
-    Where nothing could be held out (n = 0), each is judged by its prior alone. A way that the prior expects to gain
-    must be more likely better than not; any other must be better with ``min_probability``.
+    Where nothing could be held out (n = 0), each is judged by its prior alone. bars: see ``Judgement``.
     """
     n = len(labels)
     losses = {name: log_losses(logits, labels) if n else np.zeros(0) for name, logits in answers.items()}
     judged = []
     for name in sorted(answers, key=lambda name: name != reference):
-        differences, prior = losses[reference] - losses[name], priors[name]
-        same = name == reference
-        expected, probability = (0.0, 0.5) if same else posterior(differences, prior)
+        differences, same = losses[reference] - losses[name], name == reference
+        expected, probability = (0.0, 0.5) if same else posterior(differences, priors[name])
         right = int((answers[name].argmax(axis=1) == labels).sum()) if n else 0
         gain = mean_interval(differences.tolist()) if n > 1 and not same else None
         mean = float(losses[name].mean()) if n else None
-        bar = 0.5 if prior.mean > 0 else min_probability
-        judged.append(Judgement(name, score(right, n) if n else None, mean, gain, expected, probability, bar))
+        counted = score(right, n) if n else None
+        judged.append(Judgement(name, counted, mean, gain, expected, probability, bars[name]))
     return judged
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyforge.device.stats import paired_difference, score
 from tinyforge.distill.verdict import Judgement, Prior, choose, judge
 from tinyforge.recipe import Trial
 from tinyforge.stages.inputs import input_size
@@ -185,9 +184,11 @@ def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
     ways = {way.name: way for way in first_round(len(room.kept))}
     labels = room.road.inputs.support.labels[hearing.asked]
     answers = hearing.answers(list(ways.values()))
-    teacher = answers.pop("teacher")
-    priors, least = {name: prior(name, recipe.trial, at_home) for name in ways}, recipe.trial.min_probability
-    judged = judge(answers, labels, REFERENCE, priors, least)
+    least = recipe.trial.min_probability
+    teacher = judge_teacher(answers.pop("teacher"), answers[REFERENCE], labels, least)
+    priors = {name: prior(name, recipe.trial, at_home) for name in ways}
+    bars = {name: bar(ways[name].method, priors[name], teacher, least) for name in ways}
+    judged = judge(answers, labels, REFERENCE, priors, bars)
     winner = chosen = ways[choose(judged)]
     mixes: list[Judgement] = []
     if winner.method.startswith("tint") and len(labels):
@@ -198,7 +199,7 @@ def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
         }
         others = hearing.answers(list(tried.values()))
         others.pop("teacher")
-        mixes = judge(others, labels, winner.name, dict.fromkeys(tried, MIX), least)
+        mixes = judge(others, labels, winner.name, dict.fromkeys(tried, MIX), dict.fromkeys(tried, least))
         chosen = tried[choose(mixes)]
     return chosen, {
         "shipped": chosen.name,
@@ -209,20 +210,28 @@ def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
         "why": why(winner.name, judged, at_home),
         "ways": [asdict(one) for one in judged],
         "mixes": [asdict(one) for one in mixes],
-        "teacher": teacher_record(teacher, answers[REFERENCE], labels, room.teacher),
+        "teacher": asdict(teacher)
+        | {"trusted": trusted(teacher), "lr": room.teacher.lr, "rates": room.teacher.record.get("accuracies", {})},
     }
 
 
-def teacher_record(teacher: np.ndarray, student: np.ndarray, labels: np.ndarray, adapted: Any) -> dict | None:
-    """The teacher's score on supports it has not seen, and that minus the support-only student's, paired. rates: of
-    its fine-tuning, with the share of held-out supports that each got right; lr: the one that was chosen on them.
+def judge_teacher(teacher: np.ndarray, student: np.ndarray, labels: np.ndarray, bar: float) -> Judgement:
+    """The teacher, on supports it has not seen, against the support-only student."""
+    answers, nothing = {REFERENCE: student, "teacher": teacher}, {REFERENCE: ABROAD, "teacher": ABROAD}
+    return judge(answers, labels, REFERENCE, nothing, dict.fromkeys(answers, bar))[1]
+
+
+def trusted(teacher: Judgement) -> bool:
+    """Whether the teacher was shown to know more than the student that has none."""
+    return teacher.probability >= teacher.bar
+
+
+def bar(method: str, expected: Prior, teacher: Judgement, least: float) -> float:
+    """The probability of a gain that a way must reach: more likely than not where a gain is expected, of the stack in
+    its domain or of a teacher that was shown to know more; ``least`` otherwise.
     """
-    if len(labels) == 0:
-        return None
-    right, other = teacher.argmax(axis=1) == labels, student.argmax(axis=1) == labels
-    difference = paired_difference(right.tolist(), other.tolist())
-    rates = {"lr": adapted.lr, "rates": adapted.record.get("accuracies", {})}
-    return {**score(int(right.sum()), len(labels)), "minus_student": difference, **rates}
+    taught = method in ("support-kd", "tint-teacher") and trusted(teacher)
+    return 0.5 if taught or expected.mean > 0 else least
 
 
 def why(winner: str, judged: Sequence[Judgement], at_home: bool) -> str:
