@@ -207,6 +207,35 @@ class Bench(Section):
     warmup: Count = 20
 
 
+class Budget(Section):
+    """Limits of ``tinyforge build``; any of the three switches the race of candidates on. No other stage reads this."""
+
+    max_ms: Positive | None = Field(
+        None, description="Latency on the target in ms: the p90's upper bound at 99 % confidence must keep it."
+    )
+    max_mib: Positive | None = Field(
+        None, description="Size of the model's files in MiB (2**20 bytes), without the bundle around them."
+    )
+    min_accuracy: Unit | None = Field(
+        None, description="Top-1 on the test images: its exact lower bound at 95 % confidence must keep it."
+    )
+    students: list[str] = Field(
+        ["conv4", "timm:lcnet_050", "timm:mobilenetv4_conv_small_050"],
+        min_length=1,
+        description="Candidates, like distill.student; without test images those first named are preferred.",
+    )
+    input_sizes: list[Annotated[int, Field(ge=8, le=1024)]] = Field(
+        [], description="Candidates in pixels; empty: that of [distill] alone."
+    )
+    threads: list[Count] = Field([], description="Candidates of inference threads; empty: the target's alone.")
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Name -> value of the limits that are set."""
+        found = {"max_ms": self.max_ms, "max_mib": self.max_mib, "min_accuracy": self.min_accuracy}
+        return {name: value for name, value in found.items() if value is not None}
+
+
 class Recipe(Section):
     """The whole. ``schema_version`` rises when a key changes its meaning."""
 
@@ -224,6 +253,7 @@ class Recipe(Section):
     trial: Trial = Trial()
     compress: Compress = Compress()
     bench: Bench = Bench()
+    budget: Budget = Budget()
 
 
 def schema() -> dict[str, Any]:
