@@ -2,12 +2,13 @@
 
 import sys
 from contextlib import closing, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tinyforge.errors import DataError
+from tinyforge.errors import DataError, UsageError
 
 from .progress import Progress
 from .running import PATH, Answer, options, program
@@ -25,13 +26,26 @@ from .running import PATH, Answer, options, program
     ),
     click.option("--out", required=True, type=PATH, help="Where the weights go."),
     click.option("--minutes", type=click.FloatRange(0, min_open=True), help="In all; default: 90 glyphs, 110 photos."),
+    click.option("--student", metavar="NAME", help="photos: train only this student's starting weights."),
+    click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Of --student."),
+    click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Of --student: its pixels."),
     click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the drawings and the training."),
 )
 def pretrain(
-    domain: str, fonts: tuple[Path, ...], data: tuple[Path, ...], out: Path, minutes: float | None, **how: Any
+    domain: str,
+    fonts: tuple[Path, ...],
+    data: tuple[Path, ...],
+    out: Path,
+    minutes: float | None,
+    student: str | None,
+    epochs: int,
+    size: int,
+    **how: Any,
 ) -> Answer:
     """Train an embedded backbone and teacher from fonts or photos."""
+    if student is not None:
+        return _pretrain_student(domain, student, list(data), out, epochs=epochs, size=size, **how)
     from tinyforge.embedded import pretrain as module
 
     usual = module.DESIGNS[domain].minutes
@@ -40,6 +54,20 @@ def pretrain(
         how = {**how, "fonts": list(fonts) or None, "minutes": shares, "log": progress.log}
         try:
             folder = module.pretrain(domain, list(data), out, **how)
+        except ValueError as fault:
+            raise DataError(str(fault)) from fault
+    return Answer({"out": str(folder)}, f"weights: {folder}")
+
+
+def _pretrain_student(domain: str, student: str, data: list[Path], out: Path, **how: Any) -> Answer:
+    if domain != "photos":
+        raise UsageError("--student is for photos: glyphs have no starting weights")
+    from tinyforge.stages.starts import pretrain_student
+
+    with closing(Progress()) as progress, redirect_stdout(sys.stderr):
+        counted = partial(progress.count, f"student {student}")
+        try:
+            folder = pretrain_student(student, data, out, log=progress.log, progress=counted, **how)
         except ValueError as fault:
             raise DataError(str(fault)) from fault
     return Answer({"out": str(folder)}, f"weights: {folder}")

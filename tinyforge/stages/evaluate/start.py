@@ -7,11 +7,12 @@ from tinyforge import embedded
 from tinyforge.errors import UsageError
 from tinyforge.stages.evaluate.gallery import decoded
 from tinyforge.stages.evaluate.request import Request
+from tinyforge.stages.starts import folder_name
 
 
 def start_folder(request: Request) -> Path:
     """Where the starting weights are, or will be: in the folder asked for, the embedded one, or with the results."""
-    shipped = embedded.HERE / "photos" / "students" / request.recipe.distill.student.replace(":", "-")
+    shipped = embedded.HERE / "photos" / "students" / folder_name(request.recipe.distill.student)
     return request.start or (shipped if shipped.is_dir() else request.out / "start")
 
 

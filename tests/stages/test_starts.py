@@ -1,0 +1,56 @@
+"""`pretrain photos --student`: starting weights from the pool's training classes."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from tinyforge.cli import program
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes to train on; a beetle, which is for validation; a lion, which is excluded."""
+    rng = np.random.default_rng(0)
+    for name in ("apple", "orange", "beetle", "lion"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(4):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{index}.png")
+    return tmp_path / "photos"
+
+
+def run(*arguments):
+    return CliRunner().invoke(program, ["pretrain", *map(str, arguments)])
+
+
+def test_only_training_classes_are_seen_and_a_student_can_start(photos, tmp_path):
+    from tinyforge.distill.start import begin, load_start
+    from tinyforge.distill.students import build_student
+
+    out = tmp_path / "out"
+    done = run("photos", "--data", photos, "--out", out, "--student", "conv4", "--epochs", 2, "--size", 16)
+    assert done.exit_code == 0, done.output
+    about = json.loads((out / "students" / "conv4" / "start.json").read_text())
+    assert about["classes"] == ["apple", "orange"]
+    assert (about["images"], about["settings"]["epochs"], about["input"]["size"]) == (8, 2, [16, 16])
+    start = load_start(out / "students" / "conv4", "conv4")
+    student = begin(build_student("conv4", 5, input_size=32), start)  # the body fits any size
+    assert student.head.out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("glyphs", "--student", "conv4"), "--student is for photos"),
+        (("photos", "--student", "conv4"), "photos need --data"),
+        (("photos", "--student", "conv5"), "did you mean 'conv4'"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(arguments, message, tmp_path, photos):
+    given = ("--data", photos) if "conv5" in arguments else ()
+    refused = run(*arguments, *given, "--out", tmp_path / "out")
+    assert refused.exit_code == 2, refused.output
+    assert message in refused.output

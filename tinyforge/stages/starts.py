@@ -1,0 +1,70 @@
+"""Starting weights of a student from the photo pool: what `pretrain photos --student NAME` makes.
+
+They are trained on the photo domain's classes: those that CIFAR-FS and miniImageNet keep for testing have no part in
+them.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from tinyforge.recipe import Distill
+
+BATCH = 128
+
+
+def folder_name(student: str) -> str:
+    """'timm:lcnet_050' -> 'timm-lcnet_050': the student's folder below students/."""
+    return student.replace(":", "-")
+
+
+def pretrain_student(
+    student: str,
+    data: list[Path],
+    out: Path,
+    *,
+    epochs: int,
+    size: int,
+    seed: int = 0,
+    device: str = "cpu",
+    log: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train ``student`` on every training class of the pool in out/work/pool (read from ``data`` where it is not
+    there yet) and write out/students/<name>; continues from its last checkpoint. size: pixels that it sees.
+
+    Raises ValueError without data, RecipeError for an unknown student.
+    """
+    from tinyforge.distill.pixels import pack
+    from tinyforge.distill.start import train_start
+    from tinyforge.distill.students import default_spec
+    from tinyforge.embedded.pretrain.photos import build_pool
+
+    pool, folder = out / "work" / "pool", out / "students" / folder_name(student)
+    spec = default_spec(student, size)
+    if not (pool / "classes.json").is_file():
+        if not data:
+            raise ValueError("photos need --data: a folder of class folders, repeatable")
+        build_pool(data, pool)
+    images, labels, names = training_images(pool)
+    log(f"{student}: {len(labels)} images of {len(names)} classes, {epochs} epochs at {size} px")
+    settings = Distill(
+        student=student, input_size=size, epochs=epochs, steps_per_epoch=-(-len(labels) // BATCH), batch_size=BATCH,
+        augment="light", flip=True, ema_decay=0.998,
+    )  # fmt: skip
+    train_start(
+        pack(images, spec), labels, names, spec, settings, folder, seed=seed, device=device, progress=progress
+    )  # fmt: skip
+    return folder
+
+
+def training_images(pool: Path) -> tuple[np.ndarray, list[int], tuple[str, ...]]:
+    """uint8 (n, H, W, 3) of the classes that may be trained on, their labels, counted anew, and the class names."""
+    classes = json.loads((pool / "classes.json").read_text(encoding="utf-8"))
+    labels = np.load(pool / "labels.npy")
+    wanted = [index for index, one in enumerate(classes) if one["role"] == "train"]
+    rows = np.flatnonzero(np.isin(labels, wanted))
+    pixels = np.load(pool / "images.npy", mmap_mode="r")
+    return pixels[rows], np.searchsorted(wanted, labels[rows]).tolist(), tuple(classes[i]["name"] for i in wanted)
