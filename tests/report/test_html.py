@@ -145,6 +145,12 @@ def test_variants_show_size_parity_latency_gate_and_why_they_lost(page: Reader):
     assert re.search(r"openvino-int8 onnxruntime, fp32 – – – – – – – failed failed its gate", page.text)
 
 
+def test_the_certificate_is_shown_where_there_is_one(page: Reader):
+    assert "Certificate" not in page.text
+    shown = Reader(render_report(report(certificate=f"top-1 >= 80.0 % {EVIL}"))).text
+    assert f"Certificate top-1 >= 80.0 % {EVIL} Of onnx-int8" in shown
+
+
 def test_everything_tried_is_shown(page: Reader):
     assert "per-channel 98.7 n = 500 3.0 1.0 – 5.0 0.0123 loses 3 %" in page.text
     assert "per-tensor – – – KeyError: no" in page.text

@@ -1,5 +1,6 @@
 """The whole road on a tiny backbone: what it leaves, what it reuses, and that kill -9 changes nothing."""
 
+import html
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from tinyforge.device.bundle import load_bundle
 from tinyforge.device.preprocess import decode
 from tinyforge.device.verify import verify_bundle
 from tinyforge.errors import GateError
@@ -41,6 +43,14 @@ def test_a_build_leaves_a_bundle_that_verifies(built):
         score["n"] == 16 and score["low"] <= score["accuracy"] <= score["high"] for score in result["scores"].values()
     )
     assert result["chosen"].startswith("onnx")  # the Pi's recipe; OpenVINO models are measured, not eligible
+
+
+def test_the_report_shows_the_certificate_of_the_bundle(built):
+    bundle = load_bundle(built[2]["bundle"])
+    statement = bundle.record["certificate"]["statement"]
+    assert "top-1 >= " in statement
+    assert "p90 <= " in statement
+    assert statement in html.unescape((bundle.root / "report.html").read_text(encoding="utf-8"))
 
 
 def test_the_backbone_is_told_to_be_out_of_its_domain(built):

@@ -35,6 +35,9 @@ class Report:
     scores: {method, n, correct, accuracy, low, high, note?}, shares in [0, 1].
     variants: {name, runtime, precision, model_bytes, parity {max_abs_error, agreement, num_images} | None,
     drop {drop, low, high} | None, reason (why the gate failed), why_lost, p50_ms, p90_ms, p99_ms}.
+    certificate: its statement, as bundle.json has it.
+    budget: the race that chose the model, for builds within limits: {why, plot (SVG), rows: [{name, accuracy, p90,
+    size, outcome, chosen}], dropped: [text]}, see ``stages.budget``.
     trial: how the shipped student was chosen: {shipped, why, dropped {total, kept, rejected, duplicates} | None,
     record | None}; record: {in_domain, held_out, folds, steps, ways, mixes, teacher}, where ways and mixes hold
     {name, score, log_loss, gain, expected, probability, bar} and teacher holds these and trusted, lr, rates.
@@ -49,6 +52,8 @@ class Report:
     chosen: str
     scores: Sequence[Mapping[str, Any]]
     variants: Sequence[Mapping[str, Any]]
+    certificate: str = ""
+    budget: Mapping[str, Any] | None = None
     trial: Mapping[str, Any] | None = None
     tried: Sequence[Mapping[str, Any]] = ()
     alphas: Sequence[float] = ()

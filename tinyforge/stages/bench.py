@@ -4,6 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,28 @@ from tinyforge.stages.telling import licences, notes, provenance, report
 GOLDEN_IMAGES = 8
 
 
-def run(road: Road) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Raced:
+    """A race that was held already, see ``stages.budget``: nothing is measured again, and its choice ships.
+
+    latency: variant -> report with its raw latencies, on ``machine``. remarks: for the model card and the report.
+    budget: for the report's section of that name.
+    """
+
+    chosen: str
+    latency: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    remarks: Sequence[str]
+    budget: Mapping[str, Any]
+
+    def choice(self, contenders: Sequence[Any]) -> tuple[str, list[Any]]:
+        """As ``choose_variant`` answers."""
+        told = {one.name: f"failed its gate: {one.reason}" if one.reason else "see the budget" for one in contenders}
+        told[self.chosen] = ""
+        return self.chosen, [replace(one, why_lost=told[one.name]) for one in contenders]
+
+
+def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
     """The bundle's folder, the chosen model, scores, and what was measured of every model. Raises GateError when none
     can ship.
     """
@@ -34,14 +56,14 @@ def run(road: Road) -> dict[str, Any]:
     for text in compressed["warnings"]:
         road.warn(text)
     golden = golden_images(road)
-    latency = {
-        one.name: measure(road, models / one.files[0], one.runtime, spec, golden) for one in made if not one.failure
-    }
+    latency = raced.latency if raced else measure_all(road, models, made, spec, golden)
+    machine = raced.machine if raced else describe_machine()
     answers = raw_predictions(road)
     scores = {method: score(correct(one), len(one["labels"])) for method, one in answers.items()}
     contenders = [contender(one, latency, scores, compressed["verdicts"]) for one in made]
-    chosen, table = choose_variant(contenders, job.target.models)
+    chosen, table = raced.choice(contenders) if raced else choose_variant(contenders, job.target.models)
     left_out = {one.name for one in made} - {chosen, REFERENCE}
+    remarks = raced.remarks if raced else notes(road)
     contents = Contents(
         name=road.recipe.name,
         target=job.target.name,
@@ -53,14 +75,16 @@ def run(road: Road) -> dict[str, Any]:
         made=made,
         golden_images=golden,
         recipe_lock=recipe_toml(road.recipe),
-        report_html=report(road, scores, answers, latency, table, chosen),
+        report_html=report(
+            road, scores, answers, latency, table, chosen, machine, remarks, raced.budget if raced else None
+        ),
         predictions={method: one for method, one in answers.items() if method not in left_out},
         latency={name: one for name, one in latency.items() if name not in left_out},
         providers=job.target.providers,
-        machine=describe_machine(),
+        machine=machine,
         provenance=provenance(road),
         licences=licences(road),
-        notes=notes(road),
+        notes=remarks,
     )
     folder = write_bundle(road.bundle_path, contents, overwrite=job.overwrite)
     road.seconds["bench"] = round(time.monotonic() - started, 2)
@@ -71,8 +95,15 @@ def run(road: Road) -> dict[str, Any]:
         "chosen": chosen,
         "scores": scores,
         "variants": [{**one.to_json(), **(summary(latency[one.name]) if one.name in latency else {})} for one in table],
-        "machine": describe_machine(),
+        "machine": machine,
     }
+
+
+def measure_all(
+    road: Road, models: Path, made: Sequence[Any], spec: InputSpec, golden: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """Variant -> its latency report, of every one that was made."""
+    return {one.name: measure(road, models / one.files[0], one.runtime, spec, golden) for one in made if one.files}
 
 
 def contender(one: Any, latency: Mapping[str, Any], scores: Mapping[str, Any], verdicts: Sequence[Any]) -> Any:

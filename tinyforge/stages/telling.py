@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyforge.device.claims import certificate
 from tinyforge.device.machine import describe_machine
 from tinyforge.device.preprocess import decode
 from tinyforge.loading import recipe_toml
@@ -28,8 +29,11 @@ def report(
     latency: Mapping[str, Any],
     table: Sequence[Any],
     chosen: str,
+    machine: Mapping[str, Any],
+    remarks: Sequence[str],
+    budget: Mapping[str, Any] | None = None,
 ) -> str:
-    """report.html."""
+    """report.html. machine: where ``latency`` was measured. remarks: what a reader must know."""
     from tinyforge.report.html import Report, render_report
 
     compressed, classes = road.done["compress"].json("compress.json"), road.inputs.support.classes
@@ -51,6 +55,8 @@ def report(
             target=road.job.target.name,
             classes=classes,
             chosen=chosen,
+            certificate=statement(chosen, answers, latency, machine),
+            budget=budget,
             scores=[{"method": method, "note": note_on(method, road), **one} for method, one in scores.items()],
             variants=rows,
             tried=[{"variant": one["name"], **tried} for one in compressed["variants"] for tried in one["tried"]],
@@ -59,12 +65,19 @@ def report(
             pictures=pictures(road),
             confusion=confusion(answers[chosen], len(classes)) if chosen in answers else None,
             warnings=road.warnings,
-            known=notes(road),
+            known=remarks,
             provenance={title: dict(one) for title, one in provenance(road).items()},
             licences=licences(road),
             recipe_lock=recipe_toml(road.recipe),
         )
     )
+
+
+def statement(chosen: str, answers: Mapping[str, Any], latency: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """What the bundle's certificate will say, worked out from the same raw data by the same function."""
+    own = answers.get(chosen)
+    rows = {chosen: list(zip(own["names"], own["labels"], own["predicted"], strict=True))} if own else {}
+    return certificate(chosen, rows, {chosen: {**latency[chosen], "machine": machine}})["statement"]
 
 
 def note_on(method: str, road: Road) -> str:
