@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 from tinyforge.compress.calibration import Calibration, Prepared
@@ -21,20 +22,28 @@ STUDENTS = (
 )  # fmt: skip
 FAST = ("conv4", "resnet12", "timm:mobilenetv4_conv_small_050", "timm:tinynet_e", "timm:resnet10t", "timm:ghostnet_050")
 SPEC = InputSpec(size=(32, 32))
-SETTINGS = Compress(min_agreement=0.0, max_drop=1.0, qat_steps=2)  # random weights: an int8 flip says nothing
-RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.9}
+SETTINGS = Compress(min_agreement=0.0, max_drop=1.0, qat_steps=2)  # the gates are tested elsewhere
+RELATIVE_ERROR = {"fp32": 1e-4, "fp16": 1e-2}
+STEPS = 50
 
 
-def settled(name: str, pixels: np.ndarray) -> nn.Module:
-    """A student of random weights whose batch norms know the images, so that its activations are of ordinary size."""
-    torch.manual_seed(0)
-    student = build_student(name, 5, input_size=32)
+def settle(student: nn.Module, x: torch.Tensor) -> nn.Module:
+    """Batch norms learn the statistics of x (B, 3, h, w), so that activations are of ordinary size."""
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
             module.momentum = None
     with torch.no_grad():
-        student.train()(torch.from_numpy(Prepared(pixels, SPEC).array()))
+        student.train()(x[:256])
     return student.eval()
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (1797, 32, 32, 3) and labels, in a fixed random order."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    grey = np.round(images[order].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3), labels[order]
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +52,11 @@ def pixels() -> np.ndarray:
     return np.clip(128 + 6 * smooth, 0, 255).astype(np.uint8)
 
 
-def materials_of(name: str, pixels: np.ndarray, scratch):
-    student, inputs = settled(name, pixels), Prepared(pixels, SPEC).array()
+def materials(student: nn.Module, pixels: np.ndarray, scratch, classes: list[str]):
+    inputs = Prepared(pixels, SPEC).array()
     logits = torch_logits(student, inputs)
     return prepare_materials(
-        student, SPEC, list("abcde"), scratch, name="task", opset=18, settings=SETTINGS,
+        student, SPEC, classes, scratch, name="task", opset=18, settings=SETTINGS,
         calibration=Calibration(Prepared(pixels, SPEC), Prepared(pixels[:4], SPEC)),
         validation=Validation(inputs, np.zeros(len(inputs), int), logits), teach=lambda: (inputs, logits),
     )  # fmt: skip
@@ -57,20 +66,43 @@ def materials_of(name: str, pixels: np.ndarray, scratch):
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in STUDENTS]
 )
 def test_export_of_a_student_answers_as_torch(name: str, pixels, tmp_path):
-    given = materials_of(name, pixels[:4], tmp_path)
+    torch.manual_seed(0)
+    student = settle(build_student(name, 5, input_size=32), torch.from_numpy(Prepared(pixels, SPEC).array()))
+    given = materials(student, pixels[:4], tmp_path, classes=list("abcde"))
     answers = infer(open_session(given.fp32, "onnxruntime", 1), given.validation.inputs)
     assert compare(given.validation.logits, answers).relative_error < RELATIVE_ERROR["fp32"]
+
+
+def taught(name: str, pixels: np.ndarray, labels: np.ndarray) -> nn.Module:
+    """A student that has really learned a little: logits of random weights hardly differ between images."""
+    torch.manual_seed(0)
+    student = build_student(name, 10, input_size=32).train()
+    optimizer = torch.optim.Adam(student.parameters(), lr=2e-3)
+    x, y = torch.from_numpy(Prepared(pixels, SPEC).array()), torch.from_numpy(labels)
+    for step in range(STEPS):
+        chosen = torch.arange(step * 32, step * 32 + 32) % len(y)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(student(x[chosen]), y[chosen]).backward()
+        optimizer.step()
+    return settle(student, x)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", STUDENTS)
-def test_every_rung_of_both_runtimes_makes_a_model_of_a_student(name: str, pixels, tmp_path):
-    given, failed = materials_of(name, pixels, tmp_path), {}
+def test_every_rung_of_both_runtimes_makes_a_model_of_a_student(name: str, tmp_path):
+    """Each rung makes a model that runs; fp32 and fp16 answer as torch does, an int8 model of each runtime nearly."""
+    rgb, labels = digits()
+    student = taught(name, rgb[64:], labels[64:])
+    given = materials(student, rgb[:64], tmp_path, classes=[str(i) for i in range(10)])
+    failed, best = {}, {}
     for kind, rungs in LADDERS.items():
         for number, (rung, make) in enumerate(rungs.items()):
             suffix = ".onnx" if kind.startswith("onnx") else ".xml"
             found = attempt(kind, rung, make, given, tmp_path / f"{kind}-{number}{suffix}")
-            if found.reason or found.parity.relative_error > RELATIVE_ERROR[found.precision]:
-                failed[f"{kind}: {rung}"] = found.reason or found.parity.relative_error
+            error = found.parity.relative_error if found.parity else np.nan
+            if found.reason or not error <= RELATIVE_ERROR.get(found.precision, np.inf):
+                failed[f"{kind}: {rung}"] = found.reason or error
+            best[kind] = max(best.get(kind, 0.0), found.parity.agreement)
     assert failed == {}
+    assert min(best.values()) >= 0.9, best
