@@ -10,14 +10,22 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyforge import embedded
 from tinyforge.recipe import Distill
 
 BATCH = 128
+ABOUT = "start.json"  # written last: the weights are there
 
 
-def folder_name(student: str) -> str:
-    """'timm:lcnet_050' -> 'timm-lcnet_050': the student's folder below students/."""
-    return student.replace(":", "-")
+def student_folder(domain: Path, student: str) -> Path:
+    """Where a domain's folder has the starting weights of a student: students/timm-lcnet_050 of 'timm:lcnet_050'."""
+    return domain / "students" / student.replace(":", "-")
+
+
+def shipped_start(student: str) -> Path | None:
+    """The folder of the starting weights that ship for a student, None where none do."""
+    folder = student_folder(embedded.HERE / "photos", student)
+    return folder if (folder / ABOUT).is_file() else None
 
 
 def pretrain_student(
@@ -42,7 +50,7 @@ def pretrain_student(
     from tinyforge.distill.students import default_spec
     from tinyforge.embedded.pretrain.photos import build_pool
 
-    pool, folder = out / "work" / "pool", out / "students" / folder_name(student)
+    pool, folder = out / "work" / "pool", student_folder(out, student)
     spec = default_spec(student, size)
     if not (pool / "classes.json").is_file():
         if not data:

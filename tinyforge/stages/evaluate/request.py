@@ -11,6 +11,7 @@ from tinyforge.fewshot.datasets import BENCHMARKS, find_classes, read_classes
 from tinyforge.fewshot.episodes import EpisodeList, Protocol, draw_episodes, load_episodes
 from tinyforge.fewshot.methods import Method, expand
 from tinyforge.recipe import Recipe
+from tinyforge.stages.starts import ABOUT, shipped_start
 
 EXTRA = 100  # real images per class for 'real-extra' at most, unless said otherwise
 
@@ -88,7 +89,9 @@ def prepare(
     if any(_is_real(one) for one in wanted) and episodes.protocol.extra == 0:
         raise UsageError("real-extra needs episodes with extra images: give --extra, or another episode list")
     base = None
-    if any(one.base for one in wanted) or any(one.pretrained for one in wanted):
+    known = how.get("start") or shipped_start(recipe.distill.student)
+    untrained = any(one.pretrained for one in wanted) and not (known and Path(known, ABOUT).is_file())
+    if any(one.base for one in wanted) or untrained:
         base = _base(benchmark, base_root or root, splits_file, base_root is not None, base_images, episodes)
     return Request(root, out, episodes, count or len(episodes), wanted, recipe, base, **how)
 

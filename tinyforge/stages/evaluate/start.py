@@ -3,31 +3,26 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tinyforge import embedded
-from tinyforge.errors import UsageError
 from tinyforge.stages.evaluate.gallery import decoded
 from tinyforge.stages.evaluate.request import Request
-from tinyforge.stages.starts import folder_name
+from tinyforge.stages.starts import ABOUT, shipped_start
 
 
 def start_folder(request: Request) -> Path:
-    """Where the starting weights are, or will be: in the folder asked for, the embedded one, or with the results."""
-    shipped = embedded.HERE / "photos" / "students" / folder_name(request.recipe.distill.student)
-    return request.start or (shipped if shipped.is_dir() else request.out / "start")
+    """Where the starting weights are, or will be: in the folder asked for, the shipped one, or with the results."""
+    return request.start or shipped_start(request.recipe.distill.student) or request.out / "start"
 
 
 def make_start(request: Request, log: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
     """Train the starting weights that ``request`` needs, unless they are there; an interrupted training continues."""
-    from tinyforge.distill.start import ABOUT, train_start
-
     folder, base = start_folder(request), request.base
-    if not any(one.pretrained for one in request.methods) or (folder / ABOUT).is_file():
+    wants_it = any(one.pretrained for one in request.methods)
+    if base is None or not wants_it or (folder / ABOUT).is_file():
         return
-    if base is None:
-        raise UsageError("+pretrained needs base classes: name their folder with --base")
     import torch
 
     from tinyforge.distill.pixels import pack
+    from tinyforge.distill.start import train_start
     from tinyforge.distill.students import default_spec
 
     torch.set_num_threads(request.threads)
