@@ -1,0 +1,93 @@
+"""Who takes part: the candidate nets, and what they may be."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tinyforge.device.spec import InputSpec
+from tinyforge.errors import RecipeError
+from tinyforge.recipe import Recipe
+from tinyforge.stages.inputs import Inputs, input_size
+from tinyforge.stages.road import Artifact, Road
+from tinyforge.target import Target
+
+
+@dataclass(frozen=True)
+class Net:
+    """A student at an input size: what is trained once, and then exported and quantised in several ways."""
+
+    student: str
+    input_size: int
+
+    def __str__(self) -> str:
+        return f"{self.student} {self.input_size} px"
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A net and the artifact that holds its models. road: its own build. made: its variants, also those that failed.
+    spec: of the models' input.
+    """
+
+    net: Net
+    road: Road
+    models: Artifact
+    made: tuple[Any, ...]
+    spec: InputSpec
+
+    @classmethod
+    def of(cls, net: Net, road: Road) -> "Entered":
+        """A net whose build has been compressed."""
+        from tinyforge.compress.variants import Variant
+
+        artifact = road.done["compress"]
+        about = artifact.json("compress.json")
+        made = tuple(Variant.from_json(one) for one in about["variants"])
+        return cls(net, road, artifact, made, InputSpec.from_json(about["input"]))
+
+    def legal(self) -> list[Any]:
+        """The variants that were made and that the target may run."""
+        return [one for one in self.made if one.files and one.name in self.road.job.target.models]
+
+
+def nets_of(recipe: Recipe, inputs: Inputs) -> list[Net]:
+    """Every student at every size. Raises RecipeError, MissingError for one that cannot be built, before any work."""
+    from tinyforge.distill.students import build_student
+
+    wanted = recipe.budget
+    sizes = wanted.input_sizes or [input_size(recipe.distill, inputs.support)]
+    nets = [Net(student, size) for student in dict.fromkeys(wanted.students) for size in dict.fromkeys(sizes)]
+    for net in nets:
+        build_student(net.student, len(inputs.support.classes), input_size=net.input_size)
+    return nets
+
+
+def kinds_of(recipe: Recipe, target: Target) -> list[str]:
+    """The model kinds of the recipe that the target may run. Raises RecipeError when there is none."""
+    kinds = [kind for kind in recipe.compress.precisions if kind in target.models]
+    if not kinds:
+        raise RecipeError(
+            f"none of compress.precisions ({', '.join(recipe.compress.precisions)}) may run on {target.name}, "
+            f"which takes {', '.join(target.models)}"
+        )
+    return kinds
+
+
+def road_of(road: Road, net: Net) -> Road:
+    """The build of one net, with the images and models of ``road``, in the same store."""
+    recipe = road.recipe
+    distill = recipe.distill.model_copy(
+        update={
+            "student": net.student,
+            "input_size": net.input_size,
+            "pretrained": recipe.distill.pretrained and net.student.startswith("timm:"),
+        }
+    )
+    compress = recipe.compress.model_copy(update={"precisions": kinds_of(recipe, road.job.target)})
+    own = road.variant(recipe.model_copy(update={"distill": distill, "compress": compress}), road.inputs, road.job.out)
+    own.warnings.extend(road.warnings)
+    own.done.update({name: one for name, one in road.done.items() if name in ("invert", "synthesize")})
+    return own
+
+
+def threads_of(road: Road) -> list[int]:
+    return list(dict.fromkeys(road.recipe.budget.threads or [road.job.target.threads]))
