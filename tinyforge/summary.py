@@ -42,6 +42,28 @@ def trial_text(trial: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def budget_text(result: dict[str, Any]) -> str:
+    """The table of a race, who ships or what binds, and the winner's bundle."""
+    record = result["budget"]
+    rows = [_candidate_row(one) for one in record["candidates"]]
+    head = ["", "candidate", "accuracy_%", ">=_%", "p90_ms", "<=_ms", "mib", "rss_mib", "outcome"]
+    parts = [table(head, rows), *record["dropped"]]
+    if record["winner"]:
+        parts.append(f"budget: {record['why']}")
+    if "bundle" in result:
+        parts += [bundle_text(load_bundle(result["bundle"])), f"bundle: {result['bundle']}"]
+    files = "\n".join(f"{name}: {path}" for name, path in record["files"].items())
+    return "\n\n".join([*parts, *(f"warning: {text}" for text in result["warnings"]), files])
+
+
+def _candidate_row(one: dict[str, Any]) -> list[Any]:
+    """Accuracies rounded down where they are bounds."""
+    accuracy = one["accuracy"]
+    shares = [round(100 * accuracy["accuracy"], 1), int(1000 * accuracy["at_least"]) / 10] if accuracy else [None, None]
+    latency = [one["p90_ms"], one["latency"]["at_most_ms"]]
+    return [one["number"], one["name"], *shares, *latency, one["model_mib"], one["peak_rss_mib"], one["outcome"]]
+
+
 def bundle_text(bundle: Bundle) -> str:
     """Classes, models with size and latency, scores, certificate and digest of a bundle."""
     height, width = bundle.spec.size

@@ -8,11 +8,17 @@ from typing import Any
 
 import click
 
+from tinyforge.errors import GateError, UsageError
+
+from .boards import BOARD_OPTIONS, counts
 from .progress import Progress
 from .running import PATH, Answer, options, program
 
 FLAGS = {"data": "data.path", "test": "data.test", "backbone": "backbone.name", "teacher": "teacher.name"}
 FLAGS |= {"target": "target", "seed": "seed"}
+BUDGET = {key: f"budget.{key}" for key in ("max_ms", "max_mib", "min_accuracy", "students", "input_sizes", "threads")}
+KEYS = FLAGS | BUDGET
+PLACE = ("device", "offline_wheels", "board_python", "any_board", "ssh_config")
 STAGES = {
     "build": "Everything: from images to a tested bundle for a device.",
     "invert": "Only up to the inversions of the supports.",
@@ -21,7 +27,7 @@ STAGES = {
     "compress": "Only up to the exported and quantised models.",
 }
 
-_build_options = options(
+_build_options = (
     click.option("--recipe", default="raspi", show_default=True, metavar="NAME|FILE", help="What to make."),
     click.option("--data", metavar="PATH", help="Folder of class folders, a CSV (path,label), or 'digits'."),
     click.option("--test", metavar="PATH", help="Test images, given like --data."),
@@ -38,27 +44,81 @@ _build_options = options(
 )
 
 
+def _words(context: click.Context, parameter: click.Parameter, text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+_budget_options = (
+    click.option("--max-ms", type=float, help="Limit: p90 latency on the target (upper bound at 99 %)."),
+    click.option("--max-mib", type=float, help="Limit: the model's files, in MiB."),
+    click.option("--min-accuracy", type=float, help="Limit: top-1 on test images (exact lower bound at 95 %), 0 to 1."),
+    click.option("--students", callback=_words, metavar="NAME,NAME", help="Candidates for limits: conv4,timm:<model>."),
+    click.option("--input-sizes", callback=counts, metavar="N,N", help="Candidates for limits, pixels: 32,48."),
+    click.option("--threads", callback=counts, metavar="N,N", help="Candidates for limits, threads: 1,2,4."),
+    click.option("--device", metavar="URL", help="Race candidates there: ssh://user@host[:port]."),
+    *BOARD_OPTIONS,
+)
+
+
 def _add_stage(name: str, summary: str) -> None:
     @program.command(name, help=summary)
-    @_build_options
-    def run(recipe: str, overrides: tuple[str, ...], out: Path, dry_run: bool, **options: Any) -> Answer:
+    @options(*_build_options, *(_budget_options if name == "build" else ()))
+    def run(recipe: str, overrides: tuple[str, ...], out: Path, dry_run: bool, **asked: Any) -> Answer:
         from tinyforge.loading import load_recipe, load_target, toml_value
-        from tinyforge.summary import forged_text, plan_text
 
-        given = {key: options.pop(flag) for flag, key in FLAGS.items()}
-        flags = [f"{key}={toml_value(value)}" for key, value in given.items() if value is not None]
+        how = {key: asked.pop(key) for key in ("offline", "overwrite", "resume")}
+        given = {key: value for key, value in asked.items() if value is not None and value is not False}
+        flags = [f"{KEYS[key]}={toml_value(value)}" for key, value in given.items() if key in KEYS]
         loaded = load_recipe(recipe, [*overrides, *flags])
         target = load_target(loaded.target)
-        calm_libraries(options["offline"])
-        from tinyforge import stages  # after the recipe: its faults are told at once
-
+        within = bool(loaded.budget.limits) and name == "build"
+        if not within and (stray := given.keys() & {*BUDGET, *PLACE}):
+            flag = min(stray).replace("_", "-")
+            raise UsageError(f"--{flag} is of a build within limits: give --max-ms, --max-mib or --min-accuracy too")
+        calm_libraries(how["offline"])
+        place = {key: given.get(key) for key in PLACE}
+        until = "bench" if name == "build" else name
         with closing(Progress()) as progress, redirect_stdout(sys.stderr):
-            how = {**options, "log": progress.log, "progress": progress.count}
-            if dry_run:
-                plan = stages.dry_run(loaded, target, out, **how)
-                return Answer(plan, plan_text(plan))
-            result = stages.forge(loaded, target, out, until="bench" if name == "build" else name, **how)
-        return Answer(result, forged_text(result))
+            how |= {"log": progress.log, "progress": progress.count}
+            if within:
+                return _within(loaded, target, out, dry_run, place, how)
+            return _forge(loaded, target, out, dry_run, until, how)
+
+
+def _forge(recipe: Any, target: Any, out: Path, dry_run: bool, until: str, how: dict[str, Any]) -> Answer:
+    from tinyforge import stages
+    from tinyforge.summary import forged_text, plan_text
+
+    if dry_run:
+        plan = stages.dry_run(recipe, target, out, **how)
+        return Answer(plan, plan_text(plan))
+    result = stages.forge(recipe, target, out, until=until, **how)
+    return Answer(result, forged_text(result))
+
+
+def _within(recipe: Any, target: Any, out: Path, dry_run: bool, place: dict[str, Any], how: dict[str, Any]) -> Answer:
+    """A build within limits, here or on a board."""
+    from tinyforge.stages import budget
+    from tinyforge.summary import budget_text, plan_text
+
+    ground = _ground(place)
+    if dry_run:
+        plan = budget.dry_run(recipe, target, out, ground, **how)
+        return Answer(plan, plan_text(plan))
+    result = budget.forge_within(recipe, target, out, ground, **how)
+    return Answer(result, budget_text(result), GateError(result["failure"]) if result["failure"] else None)
+
+
+def _ground(place: dict[str, Any]) -> Any:
+    from tinyforge.stages import budget
+
+    url = place.pop("device")
+    if url is None:
+        if asked := [key for key, value in place.items() if value]:
+            raise UsageError(f"--{asked[0].replace('_', '-')} is of boards: it needs --device")
+        return budget.Here()
+    how = {"wheels": place["offline_wheels"], "python": place["board_python"], "any_board": bool(place["any_board"])}
+    return budget.board(url, config=place["ssh_config"], **how)
 
 
 for _name, _summary in STAGES.items():

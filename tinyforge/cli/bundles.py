@@ -9,19 +9,11 @@ import click
 from tinyforge.device.tiers import TIERS, tiers_text
 from tinyforge.errors import DataError, GateError, UsageError
 
+from .boards import BOARD_OPTIONS, counts
 from .progress import Progress
 from .running import PATH, Answer, options, program
 
 _bundle = click.argument("bundle", type=PATH)
-
-
-def _counts(context: click.Context, parameter: click.Parameter, text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"{text!r}: whole numbers with commas between, like 1,2,4")
-    return [int(part) for part in parts]
 
 
 @program.command()
@@ -30,7 +22,7 @@ def _counts(context: click.Context, parameter: click.Parameter, text: str | None
     click.option(
         "--variant", "variants", multiple=True, help="A model of the bundle, repeatable; 'all' for every one."
     ),
-    click.option("--threads", callback=_counts, metavar="N,N", help="Inference threads, each in turn: 1,2,4."),
+    click.option("--threads", callback=counts, metavar="N,N", help="Inference threads, each in turn: 1,2,4."),
     click.option("--images", multiple=True, type=PATH, metavar="FILE", help="Images to measure on, repeatable."),
     click.option("--test", type=PATH, metavar="FOLDER", help="Labelled images, FOLDER/<class>/*: accuracy there."),
     click.option("--tier", type=click.Choice(list(TIERS)), default="quick", show_default=True, help=tiers_text()),
@@ -40,11 +32,8 @@ def _counts(context: click.Context, parameter: click.Parameter, text: str | None
     click.option(
         "--device", "devices", multiple=True, metavar="URL", help="A board: ssh://user@host[:port], repeatable."
     ),
-    click.option("--offline-wheels", type=PATH, metavar="FOLDER", help="Wheels for the board, instead of its network."),
-    click.option("--board-python", metavar="PATH", help="A Python there that has the packages already."),
-    click.option("--any-board", is_flag=True, help="Also a board of another architecture than the target's."),
+    *BOARD_OPTIONS,
     click.option("--keep", is_flag=True, help="Leave everything on the board, for the next run."),
-    click.option("--ssh-config", type=PATH, metavar="FILE", help="Instead of ~/.ssh/config."),
 )
 def bench(bundle: Path, devices: tuple[str, ...], ssh_config: Path | None, **how: Any) -> Answer:
     """Measure a bundle on this machine, or on your boards."""

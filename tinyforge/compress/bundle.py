@@ -35,7 +35,8 @@ class Contents:
     """What goes into a bundle.
 
     models, made: the folder of model files and what is in it; of these the chosen one and the fp32 reference are
-    shipped. golden_images: file name -> encoded image, for the self-test and for measuring; a few real ones.
+    shipped, and those named in ``also``. golden_images: file name -> encoded image, for the self-test and for
+    measuring; a few real ones.
     predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it.
     latency: variant -> report of ``device.bench``, of shipped ones only; machine: where it was measured. providers:
     runtime -> what shall run its models, see ``Target``. provenance: lineage, versions, seeds; no times of day. notes:
@@ -60,14 +61,21 @@ class Contents:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licences: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
+    also: Sequence[str] = ()
 
     def shipped(self) -> list[Variant]:
-        """The chosen variant, then the fp32 reference. Raises ValueError when either was not made."""
+        """The chosen variant, the fp32 reference, then the others. Raises ValueError when one of them was not made."""
         made = {one.name: one for one in self.made if not one.failure}
-        missing = [name for name in (self.chosen, REFERENCE) if name not in made]
+        wanted = list(dict.fromkeys((self.chosen, REFERENCE, *self.also)))
+        missing = [name for name in wanted if name not in made]
         if missing:
             raise ValueError(f"cannot ship {missing[0]}: it was not made")
-        return [made[name] for name in dict.fromkeys((self.chosen, REFERENCE))]
+        return [made[name] for name in wanted]
+
+    def runtimes(self) -> list[str]:
+        """What the bundle needs: the fp32 reference may be left unused."""
+        runtimes = {one.name: one.runtime for one in self.shipped()}
+        return list(dict.fromkeys(runtimes[name] for name in (self.chosen, *self.also)))
 
 
 def write_bundle(folder: Path, contents: Contents, *, overwrite: bool = False) -> Path:
@@ -117,7 +125,7 @@ def _write(root: Path, contents: Contents) -> None:
     for variant, report in contents.latency.items():
         _write_json(root / "latency" / f"{_plain(variant)}.json", {"machine": dict(contents.machine), **report})
     _write_text(root / "recipe.lock.toml", contents.recipe_lock)
-    _write_text(root / "requirements.txt", requirements(shipped[0].runtime))
+    _write_text(root / "requirements.txt", requirements(*contents.runtimes()))
     _write_text(root / "report.html", contents.report_html)
     record = bundle_record(root, contents)
     _write_text(root / "README.md", model_card(record, contents.notes))
@@ -155,9 +163,9 @@ def bundle_digest(folder: Path) -> str:
     return digest_of((folder / device_bundle.RECORD).read_bytes())
 
 
-def requirements(runtime: str) -> str:
-    """requirements.txt of a bundle whose chosen model runs in ``runtime``: the lowest versions that the tests cover."""
-    return "".join(f"{package}>={FLOORS[package]}\n" for package in ("numpy", "Pillow", runtime))
+def requirements(*runtimes: str) -> str:
+    """requirements.txt of a bundle whose models run in ``runtimes``: the lowest versions that the tests cover."""
+    return "".join(f"{package}>={FLOORS[package]}\n" for package in ("numpy", "Pillow", *runtimes))
 
 
 def copy_device_package(folder: Path) -> None:

@@ -5,7 +5,7 @@ whether a bundle fits it. agent.py: the program that runs there. board.py: the w
 """
 
 from .address import Address, parse_address
-from .board import Wish, bench_board, bench_boards, bench_options
+from .board import Wish, bench_board, bench_boards, bench_options, tidy_board
 from .report import boards_text, failure
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "boards_text",
     "failure",
     "parse_address",
+    "tidy_board",
 ]

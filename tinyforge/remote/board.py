@@ -80,7 +80,7 @@ def bench_boards(
 def bench_board(
     address: Address, wish: Wish, *, config: Path | None = None, log: Log = lambda line: None
 ) -> dict[str, Any]:
-    """{address, board: Facts, warnings, sent: {files, bytes, there_before}, selftest, bench}.
+    """{address, board: Facts, warnings, sent: {files, bytes, there_before}, selftest, bench, kept: names of folders}.
 
     bench is None when the self-test fails. Raises DeviceError when the board cannot be reached or used; then what was
     sent stays there, and the next call continues.
@@ -107,9 +107,17 @@ def bench_board(
             python = there.environment(names[-1], tree, bool(wish.wheels))
         result = {"address": str(address), "board": facts.to_json(), "warnings": warnings(facts, needs), "sent": sent}
         result |= _measure(there, tree, python, wish, files, log)
+        result["kept"] = names if wish.keep else []
         if not wish.keep:
             there.do("clean", names=names)
     return result
+
+
+def tidy_board(address: Address, python: str | None, kept: Sequence[str], *, config: Path | None = None) -> None:
+    """Remove what several ``bench_board`` with ``keep`` left there: ``kept`` of their results. python: see ``Wish``."""
+    with Connection(address, config) as connection:
+        there = _There(connection, python or PYTHON, address.folder or HOME)
+        there.do("clean", names=list(dict.fromkeys(kept)))
 
 
 def _measure(

@@ -36,8 +36,8 @@ class Report:
     variants: {name, runtime, precision, model_bytes, parity {max_abs_error, agreement, num_images} | None,
     drop {drop, low, high} | None, reason (why the gate failed), why_lost, p50_ms, p90_ms, p99_ms}.
     certificate: its statement, as bundle.json has it.
-    budget: the race that chose the model, for builds within limits: {why, plot (SVG), rows: [{name, accuracy, p90,
-    size, outcome, chosen}], dropped: [text]}, see ``stages.budget``.
+    budget: of builds within limits, the race that chose the model: {record: of budget.json, plot: SVG that is safe
+    inside HTML}, see ``stages.budget``.
     trial: how the shipped student was chosen: {shipped, why, dropped {total, kept, rejected, duplicates} | None,
     record | None}; record: {in_domain, held_out, folds, steps, ways, mixes, teacher}, where ways and mixes hold
     {name, score, log_loss, gain, expected, probability, bar} and teacher holds these and trusted, lr, rates.

@@ -57,10 +57,12 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
 
 
 def advance(road: Road, until: str) -> None:
-    """Run the cached stages up to and with ``until``, or all of them for 'bench'; ``road.done`` then holds their
-    folders.
+    """Run the cached stages up to and with ``until``, or all of them for 'bench', but for those that ``road.done``
+    holds; then it holds their folders.
     """
     for stage in CACHED[: STAGES.index(until) + 1]:
+        if stage.name in road.done:
+            continue
         _run(road, stage)
         if stage.name == "invert":
             invert.check_domain(road)
@@ -71,13 +73,20 @@ def dry_run(recipe: Recipe, target: Target, out: Path, **how: Any) -> list[dict[
     partial or missing.
     """
     road = start(Job(recipe, target, Path(out), **how))
-    store, plan = _store(road), []
+    return [*plan(road), {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}]
+
+
+def plan(road: Road) -> list[dict[str, Any]]:
+    """The cached stages that ``road.done`` does not hold, as ``dry_run`` tells them; then it does, made or not."""
+    store, steps = _store(road), []
     for stage in CACHED:
+        if stage.name in road.done:
+            continue
         key = _key(road, stage)
         folder = store.folder(stage.name, key)
         road.done[stage.name] = Artifact(key, folder)
-        plan.append({"stage": stage.name, "key": key, "folder": str(folder), "state": store.state(stage.name, key)})
-    return [*plan, {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}]
+        steps.append({"stage": stage.name, "key": key, "folder": str(folder), "state": store.state(stage.name, key)})
+    return steps
 
 
 def _store(road: Road) -> Store:

@@ -166,14 +166,14 @@ def licences(road: Road) -> list[dict[str, str]]:
     ]
 
 
-def notes(road: Road) -> list[str]:
-    """What a reader of the numbers must know."""
+def notes(road: Road, measured: str | None = None) -> list[str]:
+    """What a reader of the numbers must know. measured: where latency was, if not here."""
     target = road.job.target
-    told = [
-        *road.warnings,
-        "Latency was measured on the machine that built the bundle, "
-        f"with {target.threads} threads, not on the target {target.title}.",
-    ]
+    here = (
+        f"Latency was measured on the machine that built the bundle, with {target.threads} threads, "
+        f"not on the target {target.title}."
+    )
+    told = [*road.warnings, measured or here]
     if road.inputs.test is None:
         told.append("No accuracy was measured: there were no test images.")
     return told
