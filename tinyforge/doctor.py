@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyforge import __version__
+from tinyforge.cores import cgroup_cpu_max, cpu_limit
 from tinyforge.device.machine import describe_machine
 from tinyforge.device.report import table
 
-_CGROUP_CPU = ("/sys/fs/cgroup/cpu.max",)
 _CGROUP_MEMORY = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*([^;]*?)\s*(?:;.*extra\s*==\s*['\"](\w+)['\"].*)?$")
 
@@ -32,7 +32,7 @@ def examine(deep: bool = False) -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "machine": describe_machine(),
-        "cpu_limit": cpu_limit(_first_text(_CGROUP_CPU)),
+        "cpu_limit": cpu_limit(cgroup_cpu_max()),
         "memory_limit_mib": memory_limit_mib(_first_text(_CGROUP_MEMORY)),
         "gpus": gpus(),
         "dependencies": dependencies,
@@ -60,12 +60,6 @@ def satisfies(version: str, spec: str) -> bool:
     """Whether a version meets a range of '>=' clauses, by its leading numbers: '2.6.0+cpu' meets '>=2.6'."""
     floors = re.findall(r">=\s*([0-9.]+)", spec)
     return all(_numbers(version) >= _numbers(floor) for floor in floors)
-
-
-def cpu_limit(cpu_max: str) -> float | None:
-    """Cores granted by a cgroup's cpu.max ('200000 100000' is 2.0); None without a limit."""
-    quota, _, period = cpu_max.partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else None
 
 
 def memory_limit_mib(memory_max: str) -> int | None:

@@ -207,6 +207,14 @@ class Bench(Section):
     warmup: Count = 20
 
 
+class Speed(Section):
+    """What makes a build faster and its results no other than to rounding; each can be switched off. docs/speed.md."""
+
+    side_by_side: bool = Field(
+        True, description="On a CPU: students and batches of images each on one core, not one after another on all."
+    )
+
+
 class Budget(Section):
     """Limits of ``tinyforge build``; any of the three switches the race of candidates on. No other stage reads this."""
 
@@ -253,6 +261,7 @@ class Recipe(Section):
     trial: Trial = Trial()
     compress: Compress = Compress()
     bench: Bench = Bench()
+    speed: Speed = Speed()
     budget: Budget = Budget()
 
 

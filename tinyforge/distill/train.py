@@ -8,6 +8,7 @@ input.
 import hashlib
 import json
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,8 @@ __all__ = [
 
 WARMUP_SHARE = 0.05
 CHECKPOINT_SECONDS = 5.0
+GLOBAL_GENERATOR = threading.Lock()
+"""Torch's global generator draws a fresh network's weights: one network at a time."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def seeded_student(
     settings: Distill, num_classes: int, input_size: int, seed: int, *, offline: bool = True
 ) -> nn.Module:
     """A fresh student whose random weights depend on the seed alone; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator_for(seed, "student").initial_seed())
         return build_student(
             settings.student, num_classes, input_size=input_size, pretrained=settings.pretrained, offline=offline

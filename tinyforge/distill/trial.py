@@ -7,7 +7,9 @@ student that is asked about it.
 Legend: V views, N classes, n training images, m held-out supports, h w the student's input.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from tinyforge.distill.prototypes import Teacher, cosine_logits, features
 from tinyforge.distill.train import learn, seeded_student
 from tinyforge.recipe import Distill
 
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 CHUNK = 256
 VIEW_BYTES = 2**28  # of views that are kept; where more are asked for, they repeat earlier
 
@@ -98,12 +101,18 @@ def draw_views(data: TrainingSet, settings: Distill, seed: int) -> Views:
     return Views(torch.cat(parts), image, count)
 
 
-@torch.no_grad()
-def view_features(extractor: Extractor, views: Views, device: str) -> Tensor:
-    """(V, D) unit features on the CPU: with them a teacher that was not fine-tuned labels the views for every fold."""
-    module, parts = extractor.module.to(device), views.pixels.split(CHUNK)
-    units = (fit_to(to_unit(part.to(device)), extractor.spec.size) for part in parts)
-    return torch.cat([features(module, unit, extractor.spec).cpu() for unit in units])
+def view_features(extractor: Extractor, views: Views, device: str, each: Each = map) -> Tensor:
+    """(V, D) unit features on the CPU: with them a teacher that was not fine-tuned labels the views for every fold.
+    each: like ``map``, may work on several parts at once.
+    """
+    module = extractor.module.to(device)
+
+    @torch.no_grad()
+    def of_part(pixels: Tensor) -> Tensor:
+        unit = fit_to(to_unit(pixels.to(device)), extractor.spec.size)
+        return features(module, unit, extractor.spec).cpu()
+
+    return torch.cat(list(each(of_part, views.pixels.split(CHUNK))))
 
 
 def label_views(teacher: Teacher, views: Views, device: str, known: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@
     training histories
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from tinyforge.device.preprocess import decode
 from tinyforge.device.spec import InputSpec
 from tinyforge.images import ImageSet, Item, content_hash, near_duplicates
+from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.inputs import input_size
 from tinyforge.stages.road import Artifact, Road
 from tinyforge.stages.trial import Way, forced, hold
@@ -34,6 +36,7 @@ def settings(road: Road) -> dict[str, Any]:
         "distill": road.recipe.distill.model_dump(mode="json"),
         "trial": road.recipe.trial.model_dump(mode="json"),
         "teacher": road.recipe.teacher.model_dump(mode="json"),
+        "speed": road.recipe.speed.model_dump(mode="json"),
         "fingerprint": road.extractor.fingerprint,
         "seed": road.recipe.seed,
         "supports": road.support_hash,
@@ -123,7 +126,7 @@ class Classroom:
         """All that a student of this build may learn from, at its own input size."""
         return self.training_set(self.spec)
 
-    def train(self, way: Way, checkpoint: Path | None = None) -> Any:
+    def train(self, way: Way, progress: Callable[[int, int], None], checkpoint: Path | None = None) -> Any:
         """The student made in one way, from the same start, with the same views and number of steps as any other."""
         from tinyforge.distill.train import methods, seeded_student, train_student
 
@@ -138,7 +141,7 @@ class Classroom:
         return train_student(
             student, self.spec, data, chosen, wanted, seed=seed,
             teacher=self.teacher, checkpoint=checkpoint, device=road.device,
-            progress=road.progress(f"student {way.name}"),
+            progress=progress,
         )  # fmt: skip
 
     def dropped(self) -> dict[str, Any] | None:
@@ -158,24 +161,18 @@ class Classroom:
 
 
 def work(road: Road, partial: Partial) -> None:
-    from safetensors.torch import save
-
-    from tinyforge.distill.train import predict_logits
-
     support, test = road.inputs.support, road.inputs.test
     teacher = adapted_teacher(road, partial.path / "teacher")
     room = Classroom(road, teacher, *synthetic_images(road.done["synthesize"], support.classes))
-    shipped, trial = outcome(room, partial)
-    answers = {"teacher": teacher.predict_logits} if test is not None else {}
-    histories = {}
-    for way in dict.fromkeys((*map(Way, BASELINES), *rows(road, room), shipped)):
-        result = room.train(way, checkpoint=partial.path / "checkpoints" / way.name)
-        partial.write(f"students/{way.name}/student.safetensors", save(result.student.state_dict()))
-        histories[way.name] = result.history
-        answers[way.name] = lambda images, student=result.student: predict_logits(student, images, room.spec)
-    if test is not None:
-        for name, answer in answers.items():
-            partial.write_json(f"predictions/{name}.json", predictions(test, answer(test.rgb)))
+    with crew(road.recipe.speed.side_by_side, road.device) as hands:
+        asked = students(room, partial, hands)
+        shipped, trial = outcome(room, partial, hands)
+        if shipped not in asked:
+            asked[shipped] = hands.ask(make_student, room, partial, shipped, hands)
+        if test is not None:
+            answers = hands.ask(teacher.predict_logits, test.rgb)
+            partial.write_json("predictions/teacher.json", predictions(test, answers.result()))
+        histories = {way.name: student.result() for way, student in asked.items()}
     partial.write_json(
         "distill.json",
         {
@@ -191,12 +188,36 @@ def work(road: Road, partial: Partial) -> None:
     partial.remove("checkpoints")
 
 
-def outcome(room: Classroom, partial: Partial) -> tuple[Way, dict[str, Any] | None]:
+def students(room: Classroom, partial: Partial, hands: Crew) -> dict[Way, Any]:
+    """Those that every build makes, whatever its trial says, each with its history in the future. They come first:
+    the short pieces of the trial then fill the gaps between these long ones.
+    """
+    room.data  # noqa: B018  (once, before several students want it)
+    ways = dict.fromkeys((*rows(room.road, room), *map(Way, BASELINES)))
+    return {way: hands.ask(make_student, room, partial, way, hands) for way in ways}
+
+
+def make_student(room: Classroom, partial: Partial, way: Way, hands: Crew) -> list[dict[str, float]]:
+    """Train the student of one way; write it and its answers on the test set. Returns its training history."""
+    from safetensors.torch import save
+
+    from tinyforge.distill.train import predict_logits
+
+    progress, test = hands.watched(room.road.progress(f"student {way.name}")), room.road.inputs.test
+    result = room.train(way, progress, checkpoint=partial.path / "checkpoints" / way.name)
+    partial.write(f"students/{way.name}/student.safetensors", save(result.student.state_dict()))
+    if test is not None:
+        answers = predict_logits(result.student, test.rgb, room.spec)
+        partial.write_json(f"predictions/{way.name}.json", predictions(test, answers))
+    return result.history
+
+
+def outcome(room: Classroom, partial: Partial, hands: Crew) -> tuple[Way, dict[str, Any] | None]:
     """The way that ships: by trial, or as the recipe forces it, and then there is no record of a trial."""
     labels = room.road.recipe.distill.labels
     if labels != "auto":
         return forced(labels, len(room.images)), None
-    shipped, record = hold(room, partial)
+    shipped, record = hold(room, partial, hands)
     room.road.job.log(f"trial: {record['why']}")
     return shipped, record
 

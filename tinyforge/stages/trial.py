@@ -9,8 +9,9 @@ what was known before decides: the domain of the diffusion model.
     trial/<way>-<fold>.json      logits of one short student, or of the fold's teacher, for the supports held out
 """
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 
 from tinyforge.distill.verdict import Judgement, Prior, choose, judge
 from tinyforge.recipe import Trial
+from tinyforge.stages.crew import Crew
 from tinyforge.stages.inputs import input_size
 from tinyforge.stages.invert import in_domain
 from tinyforge.store import Partial
@@ -67,11 +69,12 @@ def second_round(winner: Way, shares: Iterable[float], usual: float, alphas: Ite
 @dataclass(frozen=True)
 class Hearing:
     """One build's trial under way. room: the images, the teacher and the settings (stages.distill.Classroom).
-    labelled: fold -> the views as its teacher labels them.
+    hands: what works on it. labelled: fold -> the views as its teacher labels them.
     """
 
     room: Any
     partial: Partial
+    hands: Crew
     labelled: dict[int, Any] = field(default_factory=dict)
 
     @cached_property
@@ -101,9 +104,12 @@ class Hearing:
 
     @cached_property
     def view_features(self) -> Any:
+        """Of a teacher that is not fine-tuned, and so the same for every fold; None of one that is."""
         from tinyforge.distill.trial import view_features
 
-        return view_features(self.room.road.extractor, self.views, self.court.device)
+        if self.room.teacher.lr > 0:
+            return None
+        return view_features(self.room.road.extractor, self.views, self.court.device, each=self.hands.each)
 
     @cached_property
     def asked(self) -> np.ndarray:
@@ -129,8 +135,7 @@ class Hearing:
             teacher, support = self.teacher(fold), self.room.road.inputs.support
             answers = teacher.predict_logits(support.subset(self.court.held_out(fold)).rgb)
             self._write("teacher", fold, answers)
-            known = self.view_features if teacher.lr == 0 else None
-            self.labelled[fold] = label_views(teacher, self.views, self.court.device, known)
+            self.labelled[fold] = label_views(teacher, self.views, self.court.device, self.view_features)
         return self.labelled[fold]
 
     def _file(self, name: str, fold: int) -> str:
@@ -156,20 +161,34 @@ class Hearing:
         share = wanted.support_share if way.support_share is None else way.support_share
         return Candidate({one.name: one for one in methods(wanted)}[way.method], share, usable)
 
-    def answers(self, ways: Sequence[Way]) -> dict[str, np.ndarray]:
-        """Way -> logits (n, N) for ``asked``, 'teacher' among them. What is written already is not made again."""
+    def _prepare(self, folds: Iterable[int]) -> None:
+        """The views, labelled for these folds, before several students want them."""
+        folds = list(folds)
+        if folds:
+            self.hands.ask(getattr, self, "views").result()
+            self.view_features  # noqa: B018
+            self.hands.each(self._label, folds)
+
+    def _answer(self, way: Way, fold: int, tell: Callable[[], None]) -> None:
         from tinyforge.distill.trial import held_out_logits
 
-        names, folds = [*(way.name for way in ways), "teacher"], range(self.court.num_folds)
-        for done, fold in enumerate(folds):
-            if not self.partial.has(self._file("teacher", fold)):
-                self._label(fold)
-            for way in ways:
-                if not self.partial.has(self._file(way.name, fold)):
-                    logits = held_out_logits(self.court, self._candidate(way), fold, self.views, self._label(fold))
-                    self._write(way.name, fold, logits)
-            self.room.road.progress("trial")(done + 1, len(folds))
-        empty = np.zeros((0, self.court.num_classes))
+        logits = held_out_logits(self.court, self._candidate(way), fold, self.views, self._label(fold))
+        self._write(way.name, fold, logits)
+        tell()
+
+    def answers(self, ways: Sequence[Way]) -> dict[str, np.ndarray]:
+        """Way -> logits (n, N) for ``asked``, 'teacher' among them. What is written already is not made again."""
+        folds = range(self.court.num_folds)
+        missing = [(way, i) for i in folds for way in ways if not self.partial.has(self._file(way.name, i))]
+        unheard = {i for i in folds if not self.partial.has(self._file("teacher", i))}
+        self._prepare(sorted(unheard | {i for _, i in missing}))
+        progress, done = self.hands.watched(self.room.road.progress("trial")), itertools.count(1)
+
+        def tell() -> None:
+            progress(next(done), len(missing))
+
+        self.hands.each(lambda one: self._answer(*one, tell), missing)
+        empty, names = np.zeros((0, self.court.num_classes)), [*(way.name for way in ways), "teacher"]
         return {name: np.concatenate([empty, *(self._read(name, fold) for fold in folds)]) for name in names}
 
 
@@ -178,9 +197,9 @@ def prior(name: str, wanted: Trial, at_home: bool) -> Prior:
     return Prior(wanted.expected_gains.get(name, 0.0), wanted.expected_sd) if at_home else ABROAD
 
 
-def hold(room: Any, partial: Partial) -> tuple[Way, dict[str, Any]]:
+def hold(room: Any, partial: Partial, hands: Crew) -> tuple[Way, dict[str, Any]]:
     """The way that ships, and what the report says of how it was chosen."""
-    hearing, recipe, at_home = Hearing(room, partial), room.road.recipe, in_domain(room.road)
+    hearing, recipe, at_home = Hearing(room, partial, hands), room.road.recipe, in_domain(room.road)
     ways = {way.name: way for way in first_round(len(room.kept))}
     labels = room.road.inputs.support.labels[hearing.asked]
     answers = hearing.answers(list(ways.values()))

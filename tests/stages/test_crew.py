@@ -1,0 +1,105 @@
+"""Work side by side: in order, stopped together, and with the bytes of one piece after another."""
+
+import json
+import shutil
+import threading
+
+import pytest
+import torch
+
+from tinyforge.cores import granted_cores
+from tinyforge.device.machine import usable_cores
+from tinyforge.stages import advance
+from tinyforge.stages import crew as crews
+from tinyforge.stages.crew import Stopped, crew, even_parts
+
+from .test_trial import road_for
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(crews, "granted_cores", lambda: 2)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("count", "most"), [(0, 4), (1, 4), (4, 4), (5, 4), (50, 32), (601, 64)])
+def test_parts_are_few_even_and_complete(count, most):
+    parts = even_parts(count, most)
+    assert [i for part in parts for i in part] == list(range(count))
+    assert len(parts) == -(-count // most)
+    assert max(map(len, parts), default=0) <= most
+    assert max(map(len, parts), default=0) - min(map(len, parts), default=0) <= 1
+
+
+@pytest.mark.parametrize(("cpu_max", "limit"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1)])
+def test_a_container_s_quota_limits_the_cores(cpu_max, limit, tmp_path):
+    (tmp_path / "cpu.max").write_text(cpu_max + "\n")
+    assert granted_cores(tmp_path) == (limit or usable_cores())
+
+
+def test_a_quota_of_cgroup_v1_counts_too(tmp_path):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("90000\n")
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    assert granted_cores(tmp_path) == 1
+
+
+def test_two_hands_work_at_once_each_on_one_thread_and_answer_in_order(two_cores):
+    meeting = threading.Barrier(2, timeout=60)  # broken where one waits for the other to end
+
+    def work(item):
+        meeting.wait()
+        return item, torch.get_num_threads()
+
+    with crew(True, "cpu") as hands:
+        assert hands.each(work, range(4)) == [(item, 1) for item in range(4)]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("side_by_side", "device"), [(False, "cpu"), (True, "cuda")])
+def test_switched_off_or_on_a_gpu_the_work_is_done_at_once(side_by_side, device, two_cores):
+    with crew(side_by_side, device) as hands:
+        assert hands.ask(threading.current_thread).result() is threading.current_thread()
+
+
+def test_a_failure_ends_the_work_of_the_others(two_cores):
+    ended = []
+
+    def endless(tell):
+        try:
+            while True:
+                tell(0, 1)
+        except Stopped:
+            ended.append(True)
+
+    def fail():
+        raise ValueError("enough")
+
+    def one_fails():
+        with crew(True, "cpu") as hands:
+            hands.ask(endless, hands.watched(lambda done, total: None))
+            hands.ask(fail).result()
+
+    with pytest.raises(ValueError, match="enough"):
+        one_fails()
+    assert ended == [True]
+
+
+def test_side_by_side_gives_the_bytes_of_one_after_another(forge_inputs, tmp_path, two_cores):
+    torch.set_num_threads(1)
+    alone = road_for(forge_inputs, tmp_path / "alone")
+    advance(alone, "synthesize")
+    shutil.copytree(tmp_path / "alone", tmp_path / "beside")
+    advance(alone, "distill")
+    torch.set_num_threads(2)
+    beside = road_for(forge_inputs, tmp_path / "beside")
+    advance(beside, "distill")
+    assert contents(alone) == contents(beside)
+
+
+def contents(road):
+    """File -> sha256 of the finished students' folder."""
+    manifest = json.loads((road.done["distill"].path / "manifest.json").read_text())
+    return {one["path"]: one["sha256"] for one in manifest["files"]}

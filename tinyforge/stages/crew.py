@@ -1,0 +1,81 @@
+"""Independent pieces of work side by side on the cores of a CPU.
+
+The networks of a small task do not keep several cores busy with one piece at a time; one piece for each core does.
+A piece runs on its own number of threads of torch, so that its bytes do not depend on how many run beside it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from threading import Event
+from typing import Any, TypeVar
+
+from tinyforge.cores import granted_cores
+
+A, R = TypeVar("A"), TypeVar("R")
+MOST_HANDS = 4
+"""Beyond four cores a piece gets several threads: a build has few pieces at its end."""
+
+
+class Stopped(Exception):
+    """Raised within a piece of work after another has failed, or the user has interrupted."""
+
+
+class Crew:
+    """Hands that take pieces of work in the order in which they are asked; without a pool, at once and one by one."""
+
+    def __init__(self, pool: ThreadPoolExecutor | None = None):
+        self._pool, self.stop = pool, Event()
+
+    def ask(self, work: Callable[..., R], *arguments: Any) -> "Future[R]":
+        """The work's result in the future. Raises what the work raises: here without a pool, else from the future."""
+        if self._pool is not None:
+            return self._pool.submit(work, *arguments)
+        done: Future[R] = Future()
+        done.set_result(work(*arguments))
+        return done
+
+    def each(self, work: Callable[[A], R], items: Iterable[A]) -> list[R]:
+        """Like ``list(map(work, items))``."""
+        return [one.result() for one in [self.ask(work, item) for item in items]]
+
+    def watched(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """``progress`` that ends its work once the crew is stopped."""
+
+        def tell(done: int, total: int) -> None:
+            if self.stop.is_set():
+                raise Stopped
+            progress(done, total)
+
+        return tell
+
+
+@contextmanager
+def crew(side_by_side: bool, device: str) -> Iterator[Crew]:
+    """A crew for this device: as many hands as cores where work is to run side by side on a CPU, else none."""
+    import torch
+
+    threads = torch.get_num_threads()
+    cores = min(threads, granted_cores())
+    if not side_by_side or device != "cpu" or cores == 1:
+        yield Crew()
+        return
+    each = max(1, cores // MOST_HANDS)
+    pool = ThreadPoolExecutor(min(cores, MOST_HANDS), initializer=torch.set_num_threads, initargs=(each,))
+    crew = Crew(pool)
+    try:
+        yield crew
+    except BaseException:
+        crew.stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # new threads take the last number that was set
+
+
+def even_parts(count: int, most: int) -> list[range]:
+    """[0, count) in as few runs of at most ``most`` as possible, their lengths equal to within one."""
+    number = -(-count // most)
+    ends = [count * i // number for i in range(number + 1)] if number else [0]
+    return [range(start, stop) for start, stop in pairwise(ends)]
