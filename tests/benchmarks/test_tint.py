@@ -1,0 +1,54 @@
+"""Rates and extrapolations of benchmarks/tint.py, and its parts on a tiny backbone."""
+
+import pytest
+
+from tinyforge.diffusion.backbone import tiny_backbone
+from tinyforge.recipe import Invert
+
+
+@pytest.fixture
+def tint(script):
+    return script("tint")
+
+
+def test_the_share_is_that_of_the_better_ceiling(tint):
+    part = tint.Part("x", "image", 10, lambda: None)
+    times = [tint.Took(4.0, 2.0), tint.Took(4.0, 2.0), tint.Took(8.0, 2.0)]
+    found = tint.row(part, times, 100e9, {"matmul": 100e9, "convolution": 200e9}, None, "cpu")
+    assert found["per_s"] == 2.5  # by the wall
+    assert found["gflop_per_unit"] == 10.0
+    assert found["gflop_s"] == 50.0  # by the processor
+    assert found["share"] == 0.25
+    assert tint.row(part, times, 100e9, {"matmul": 100e9, "convolution": 1.0}, None, "cuda")["share"] == 0.25
+
+
+def test_what_all_steps_would_take_follows_from_the_rates(tint):
+    rates = {"VAE decode": 10.0, "textual inversion": 20.0, "null-text inversion": 5.0, "generation": 2.0}
+    rows = [{"part": name, "per_s": rate} for name, rate in rates.items()]
+    far = tint.extrapolate(rows, Invert(ti_steps=100, ti_batch_size=4, num_steps=25), 4, classes=2, shots=5)
+    assert far["textual_inversion_s"] == 2 * 100 * 4 / 20
+    assert far["null_text_inversion_s"] == 2 * 5 * 25 / 5
+    assert far["image_s"] == pytest.approx(0.1 + 25 * (0.5 - 0.1) / 4)
+
+
+def test_every_part_runs_and_its_operations_grow_with_its_steps(tint, script):
+    count = script("measure").count_flops
+    size = tint.Size(classes=2, shots=1, images=2, batch=2)
+
+    def flops(**steps):
+        few = {"nti_inner_steps": 1, "ti_steps": 1, "num_steps": 2, **steps}
+        settings = Invert(prompt="a {}", initializer="o", **few)
+        return {part.name: count(part.run) for part in tint.diffusion_parts(tiny_backbone(), settings, size)}
+
+    one, more = flops(), flops(ti_steps=3, nti_inner_steps=2)
+    assert all(value > 0 for value in one.values())
+    assert more["textual inversion"] == 3 * one["textual inversion"]
+    assert more["null-text inversion"] > one["null-text inversion"]
+    assert more["generation"] == one["generation"]
+
+
+def test_help_tells_what_can_be_asked(tint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tint.parse(["--help"])
+    assert stop.value.code == 0
+    assert "--whole" in capsys.readouterr().out
