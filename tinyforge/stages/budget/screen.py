@@ -33,9 +33,11 @@ def untrained(road: Road, net: Net) -> Entered:
         "supports": road.support_hash,
     }
     key = stage_key("screen", VERSION, settings)
-    path, _ = Store(road.job.out / "store").build(
-        "screen", key, {"settings": settings}, lambda partial: work(road, net, partial), overwrite=road.job.overwrite
-    )
+    store, job = Store(road.job.out / "store"), road.job
+    path, _ = store.build(
+        "screen", key, {"settings": settings}, lambda partial: work(road, net, partial),
+        overwrite=job.overwrite, resume=job.resume,
+    )  # fmt: skip
     artifact = Artifact(key, path)
     record = artifact.json("screen.json")
     made = tuple(Variant.from_json(one) for one in record["variants"])
