@@ -14,6 +14,7 @@ growth is a least-squares line through the builds that differ in one factor only
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -145,7 +146,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 made[number].append(build(command(options.recipe, data, out, task, overrides), task))
             print(f"turn {turn + 1}: {task} {made[number][-1]['seconds']['all']:.1f} s", flush=True)
     rows = [median(same) for same in made]
-    about = {"machine": describe_machine(), "recipe": options.recipe, "data": options.data, "overrides": overrides}
+    about = {
+        "machine": {**describe_machine(), "system": platform.system()},
+        "recipe": options.recipe,
+        "data": options.data,
+        "overrides": overrides,
+    }
     return {**about, "times": options.times, "builds": rows, "growth": summary(rows)}
 
 

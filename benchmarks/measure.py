@@ -1,6 +1,7 @@
 """What the benchmarks measure with: time, floating-point operations, peak memory, and the ceiling of the machine."""
 
 import contextlib
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -123,7 +124,12 @@ def ceilings(device: str, dtype: torch.dtype, shape: tuple[int, int, int, int]) 
 
 def machine(device: str) -> dict[str, Any]:
     """The machine in words that name no path: processor, cores, threads, versions, and the GPU where it is used."""
-    known = {**describe_machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    known = {
+        **describe_machine(),
+        "system": platform.system(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     if device.startswith("cuda"):
         known |= {"gpu": torch.cuda.get_device_name(), "gpu_mib": torch.cuda.mem_get_info()[1] / MIB}
     return known

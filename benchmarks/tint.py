@@ -45,7 +45,7 @@ from tinyforge.recipe import Teacher as TeacherSettings
 from tinyforge.store import write_atomic
 
 DINO = "vit_small_patch16_224.dino"
-PATIENCE = 10.0  # a part that takes longer is run once, and counted while it is timed
+PATIENCE = 10.0  # seconds; a part that takes longer is run once, and counted while it is timed
 STUDENT_PIXELS = 32
 FEW = {"glyphs": (10, 5), "photos": (10, 5), "sd15": (1, 1)}
 """Steps of textual inversion, and DDIM steps, that are run without --whole."""
@@ -77,8 +77,8 @@ def measured(part: Part, device: str, dtype: torch.dtype, shape: tuple[int, int,
     reset_peak(device)
     first: list[Took] = []
     flops = count_flops(lambda: first.append(took(part.run, device)))
-    times = first if first[0].wall > PATIENCE else []
-    while (len(times) < 3 or sum(one.wall for one in times) < least) and times is not first:
+    times = first if cost(first[0], device) > PATIENCE else []
+    while (len(times) < 3 or sum(cost(one, device) for one in times) < least) and times is not first:
         times.append(took(part.run, device))
     return row(part, times, flops, ceiling, peak_mib(device), device)
 
