@@ -46,7 +46,11 @@ class Backbone(Section):
     name: str = Field("auto", description="'auto', 'glyphs', 'sd15', a hub name, or a diffusers folder.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: Count = Field(64, description="Images per forward pass of the UNet at inversion and generation.")
+    batch_size: Count | None = Field(
+        None,
+        description="At most so many images in a forward pass at inversion and generation; null: 32, halved where the "
+        "memory does not hold them.",
+    )
 
 
 class Invert(Section):
@@ -212,6 +216,12 @@ class Speed(Section):
 
     side_by_side: bool = Field(
         True, description="On a CPU: students and batches of images each on one core, not one after another on all."
+    )
+    reuse_condition: bool = Field(
+        True, description="Predict the conditional noise once per timestep of null-text inversion, not at every step."
+    )
+    stack_guidance: bool = Field(
+        True, description="Both predictions of a guided step in one forward pass, not one after the other."
     )
 
 

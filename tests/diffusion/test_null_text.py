@@ -122,13 +122,13 @@ def test_images_that_are_done_leave_the_batch():
     assert torch.equal(start, torch.zeros(3, 1, 2))
 
 
-def test_progress_counts_timesteps_of_all_batches(tiny, latents):
+def test_progress_counts_the_timesteps_of_each_image(tiny, latents):
     seen = []
     settings = Invert(num_steps=3, nti_inner_steps=0)
     null_text_invert(
         tiny, latents[:3], conditions(tiny)[:3], settings, batch_size=2, progress=lambda *done: seen.append(done)
     )
-    assert seen == [(count, 6) for count in range(1, 7)]
+    assert seen == [(count, 9) for count in (1, 2, 3, 5, 7, 9)]  # one image, then two
 
 
 def test_inversions_survive_their_files(tiny, latents, tmp_path):

@@ -82,10 +82,10 @@ def test_no_steps_leave_the_initial_word(tiny, images):
     assert history.shape == (0, 3)
 
 
-def test_progress_counts_steps(tiny, images):
+def test_progress_counts_the_steps_of_each_class(tiny, images):
     seen = []
     learn(tiny, tiny.encode(images), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(step, 6) for step in range(1, 7)]
+    assert seen == [(step, 18) for step in range(1, 19)]
 
 
 def test_timesteps_stay_in_their_range_and_supports_take_turns():

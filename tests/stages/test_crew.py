@@ -11,7 +11,7 @@ from tinyforge.cores import granted_cores
 from tinyforge.device.machine import usable_cores
 from tinyforge.stages import advance
 from tinyforge.stages import crew as crews
-from tinyforge.stages.crew import Stopped, crew, even_parts
+from tinyforge.stages.crew import Stopped, crew
 
 from .test_trial import road_for
 
@@ -22,15 +22,6 @@ def two_cores(monkeypatch):
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
-
-
-@pytest.mark.parametrize(("count", "most"), [(0, 4), (1, 4), (4, 4), (5, 4), (50, 32), (601, 64)])
-def test_parts_are_few_even_and_complete(count, most):
-    parts = even_parts(count, most)
-    assert [i for part in parts for i in part] == list(range(count))
-    assert len(parts) == -(-count // most)
-    assert max(map(len, parts), default=0) <= most
-    assert max(map(len, parts), default=0) - min(map(len, parts), default=0) <= 1
 
 
 @pytest.mark.parametrize(("cpu_max", "limit"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1)])

@@ -72,15 +72,25 @@ def ddim_invert(backbone: Denoiser, z0: Tensor, cond: Tensor, timesteps: list[in
 
 @torch.no_grad()
 def ddim_denoise(
-    backbone: Denoiser, z: Tensor, cond: Tensor, null: Tensor, timesteps: list[int], guidance_scale: float
+    backbone: Denoiser,
+    z: Tensor,
+    cond: Tensor,
+    null: Tensor,
+    timesteps: list[int],
+    guidance_scale: float,
+    *,
+    stacked: bool = True,
 ) -> Tensor:
-    """Latents z_T (B, C, h, w) down to z_0, with guidance; condition and null in one forward pass.
+    """Latents z_T (B, C, h, w) down to z_0, with guidance; condition and null in one forward pass if ``stacked``.
 
     ``cond`` is (B, L, D). ``null`` is (B, T, L, D), one embedding per step, or (1 or B, L, D), one for all steps.
     """
     for index, (high, low) in enumerate(timestep_pairs(timesteps)):
         uncond = null[:, index] if null.dim() == 4 else null.expand_as(cond)
-        eps_uncond, eps_cond = backbone.eps(torch.cat([z, z]), high, torch.cat([uncond, cond])).chunk(2)
+        if stacked:
+            eps_uncond, eps_cond = backbone.eps(torch.cat([z, z]), high, torch.cat([uncond, cond])).chunk(2)
+        else:
+            eps_uncond, eps_cond = backbone.eps(z, high, uncond), backbone.eps(z, high, cond)
         eps = guide(eps_uncond, eps_cond, guidance_scale)
         z = ddim_step(z, eps, abar(backbone, high), abar(backbone, low))
     return z

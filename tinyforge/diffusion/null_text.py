@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tinyforge.diffusion.ddim import abar, ddim_denoise, ddim_invert, ddim_step, guide, timestep_pairs
+from tinyforge.diffusion.parts import in_parts
 from tinyforge.diffusion.signature import Denoiser, Progress
 from tinyforge.errors import DataError
 from tinyforge.recipe import Invert
@@ -61,9 +62,17 @@ def load_supports(paths: list[Path], device: str | torch.device = "cpu") -> Null
 
 
 def null_text_invert(
-    backbone: Denoiser, z0: Tensor, cond: Tensor, settings: Invert, *, batch_size: int = 64, progress: Progress = None
+    backbone: Denoiser,
+    z0: Tensor,
+    cond: Tensor,
+    settings: Invert,
+    *,
+    batch_size: int = 64,
+    reuse: bool = True,
+    progress: Progress = None,
 ) -> NullText:
-    """Invert images z0 (B, C, h, w), each under its own condition (B, L, D), ``batch_size`` at a time.
+    """Invert images z0 (B, C, h, w), each under its own condition (B, L, D), at most ``batch_size`` at a time.
+    ``reuse``: predict the conditional noise once per timestep, not at every inner step.
 
     To resume bit-exactly, cut the images into the same batches again (e.g. consecutive runs of ``batch_size``) and
     leave out whole batches: other batches give the same result only to rounding.
@@ -71,17 +80,16 @@ def null_text_invert(
     timesteps = backbone.schedule(settings.num_steps)
     with torch.no_grad():
         null = backbone.embed([""])
-    starts = range(0, len(z0), batch_size)
-    parts = []
-    for number, start in enumerate(starts):
-        part = slice(start, start + batch_size)
 
-        def tick(done: int, number: int = number) -> None:
+    def invert(rows: range) -> NullText:
+        def tick(done: int) -> None:
             if progress:
-                progress(number * len(timesteps) + done, len(starts) * len(timesteps))
+                progress(rows.start * len(timesteps) + len(rows) * done, len(z0) * len(timesteps))
 
-        parts.append(_invert_batch(backbone, z0[part], cond[part], null, timesteps, settings, tick))
-    return NullText.concatenate(parts)
+        part = slice(rows.start, rows.stop)
+        return _invert_batch(backbone, z0[part], cond[part], null, timesteps, settings, reuse, tick)
+
+    return NullText.concatenate(in_parts(invert, len(z0), batch_size))
 
 
 def _invert_batch(
@@ -91,6 +99,7 @@ def _invert_batch(
     null: Tensor,
     timesteps: list[int],
     settings: Invert,
+    reuse: bool,
     tick: Callable[[int], None],
 ) -> NullText:
     """One batch: up by plain DDIM, then down, fitting each timestep's null embedding from the one before it."""
@@ -100,11 +109,12 @@ def _invert_batch(
     for index, (high, low) in enumerate(timestep_pairs(timesteps)):
         abar_from, abar_to = abar(backbone, high), abar(backbone, low)
         with torch.no_grad():
-            eps_cond = backbone.eps(z, high, cond)
+            eps_cond = backbone.eps(z, high, cond) if reuse else None
         target = trajectory[-2 - index]
 
-        def predict(u: Tensor, rows: Tensor, z=z, t=high, eps_cond=eps_cond, levels=(abar_from, abar_to)) -> Tensor:
-            eps = guide(backbone.eps(z[rows], t, u), eps_cond[rows], settings.guidance_scale)
+        def predict(u: Tensor, rows: Tensor, z=z, t=high, known=eps_cond, levels=(abar_from, abar_to)) -> Tensor:
+            eps_cond = backbone.eps(z[rows], t, cond[rows]) if known is None else known[rows]
+            eps = guide(backbone.eps(z[rows], t, u), eps_cond, settings.guidance_scale)
             return ddim_step(z[rows], eps, *levels)
 
         u, z, mse = fit_embedding(
@@ -155,11 +165,15 @@ def adam_step(
 
 
 def ddim_reconstruct(
-    backbone: Denoiser, z_T: Tensor, cond: Tensor, settings: Invert, *, batch_size: int = 64
+    backbone: Denoiser, z_T: Tensor, cond: Tensor, settings: Invert, *, batch_size: int = 64, stacked: bool = True
 ) -> Tensor:
     """z_0 (B, C, h, w) by plain DDIM, with guidance and the ordinary null prompt: what NTI is compared with."""
     timesteps = backbone.schedule(settings.num_steps)
     with torch.no_grad():
         null = backbone.embed([""])
-    parts = zip(z_T.split(batch_size), cond.split(batch_size), strict=True)
-    return torch.cat([ddim_denoise(backbone, z, c, null, timesteps, settings.guidance_scale) for z, c in parts])
+
+    def denoise(rows: range) -> Tensor:
+        z, own = z_T[rows.start : rows.stop], cond[rows.start : rows.stop]
+        return ddim_denoise(backbone, z, own, null, timesteps, settings.guidance_scale, stacked=stacked)
+
+    return torch.cat(in_parts(denoise, len(z_T), batch_size))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tinyforge.diffusion.ddim import ddim_denoise
+from tinyforge.diffusion.parts import in_parts
 from tinyforge.diffusion.seeding import item_generator
-from tinyforge.diffusion.signature import Denoiser, Progress
+from tinyforge.diffusion.signature import Denoiser
 from tinyforge.recipe import Invert
 
 
@@ -45,26 +46,29 @@ def generate(
     settings: Invert,
     *,
     batch_size: int = 64,
-    progress: Progress = None,
+    stacked: bool = True,
 ) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] from latents z_T (B, C, h, w), conditions (B, L, D), null embeddings (B, T, L, D).
 
-    ``settings`` must be those of the inversion: its steps and guidance are used again. Runs ``batch_size`` images at a
-    time; give the same images in the same order to get the same bytes. Raises ValueError when T differs from num_steps.
+    ``settings`` must be those of the inversion: its steps and guidance are used again. Runs at most ``batch_size``
+    images at a time; give the same images in the same order to get the same bytes. ``stacked``: see ``ddim_denoise``.
+    Raises ValueError when T differs from num_steps.
     """
     if null_embeddings.shape[1] != settings.num_steps:
         raise ValueError(f"null embeddings of {null_embeddings.shape[1]} steps, but num_steps is {settings.num_steps}")
     timesteps = backbone.schedule(settings.num_steps)
-    images = []
-    for start in range(0, len(z_T), batch_size):
-        part = slice(start, start + batch_size)
+
+    def part(rows: range) -> Tensor:
+        rows = slice(rows.start, rows.stop)
         with torch.inference_mode():
-            z = ddim_denoise(backbone, z_T[part], cond[part], null_embeddings[part], timesteps, settings.guidance_scale)
+            z = ddim_denoise(
+                backbone, z_T[rows], cond[rows], null_embeddings[rows], timesteps, settings.guidance_scale,
+                stacked=stacked,
+            )  # fmt: skip
             pixels = backbone.decode(z)
-        images.append(pixels.clone())
-        if progress:
-            progress(min(start + batch_size, len(z_T)), len(z_T))
-    return torch.cat(images)
+        return pixels.clone()
+
+    return torch.cat(in_parts(part, len(z_T), batch_size))
 
 
 def alpha_grid(
@@ -77,6 +81,7 @@ def alpha_grid(
     settings: Invert,
     *,
     batch_size: int = 64,
+    stacked: bool = True,
 ) -> Tensor:
     """The picture grid (B, A, 3, H, W) in [0, 1]: each of B inverted supports blended with its noise at each alpha.
 
@@ -85,7 +90,7 @@ def alpha_grid(
     count = len(alphas)
     repeated = [x.repeat_interleave(count, dim=0) for x in (z_T, noise, cond, null_embeddings)]
     start = blend(repeated[0], repeated[1], torch.tensor(alphas).repeat(len(z_T)))
-    images = generate(backbone, start, repeated[2], repeated[3], settings, batch_size=batch_size)
+    images = generate(backbone, start, repeated[2], repeated[3], settings, batch_size=batch_size, stacked=stacked)
     return images.unflatten(0, (len(z_T), count))
 
 

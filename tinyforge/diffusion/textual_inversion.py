@@ -8,7 +8,9 @@ Legend: B batch, C h w latent, L tokens, D width, N classes, K vectors, S steps.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tinyforge.diffusion.ddim import add_noise
+from tinyforge.diffusion.parts import Each, in_parts
 from tinyforge.diffusion.seeding import item_generator
 from tinyforge.diffusion.signature import Denoiser, Progress
 from tinyforge.errors import DataError, RecipeError
@@ -41,6 +44,11 @@ class Concept:
         """The conditions (N, L, D) of the classes; index them by label."""
         with torch.no_grad():
             return backbone.embed(self.prompts(template), self)
+
+    def only(self, part: range) -> "Concept":
+        """Of some classes alone."""
+        rows = slice(part.start, part.stop)
+        return Concept(self.classes[rows], self.placeholders[rows], self.embeddings[rows])
 
     def to_files(self) -> dict[str, bytes]:
         """File name -> content, for an atomic writer."""
@@ -74,38 +82,55 @@ def learn_concepts(
     seed: int,
     *,
     batch_size: int = 64,
+    each: Each = map,
     progress: Progress = None,
 ) -> tuple[Concept, Tensor]:
     """Learn K vectors for each class from its support latents (B, C, h, w) with ``labels`` (B,) in [0, N).
 
     Each step, each class draws ``ti_batch_size`` noisy samples from its own generator; the loss is the sum over classes
-    of the mean squared error of the noise. ``batch_size`` caps the samples of a forward pass: the classes of a step are
-    then taken in groups, with the same result. Returns the concept and the losses (S, N).
+    of the mean squared error of the noise. ``batch_size`` caps the samples of a forward pass: the classes are then
+    learned in groups, with the same result, which ``each`` may do side by side. Returns the concept and the losses
+    (S, N).
     Raises DataError for a class without supports, RecipeError for an initial word that has no known token.
     """
-    rows = initial_rows(backbone, classes, settings).requires_grad_()
-    concept = Concept(tuple(classes), tuple(f"<class-{index:03d}>" for index in range(len(classes))), rows.detach())
-    prompts = concept.prompts(settings.prompt)
-    streams = [
-        SampleStream(latents[labels == index], item_generator(seed, "textual inversion", name), name, settings)
-        for index, name in enumerate(classes)
-    ]
-    group = max(1, batch_size // settings.ti_batch_size)
+    rows = initial_rows(backbone, classes, settings)
+    concept = Concept(tuple(classes), tuple(f"<class-{index:03d}>" for index in range(len(classes))), rows)
+    done = count(1)
+
+    def tick() -> None:
+        if progress:
+            progress(min(next(done), len(classes) * settings.ti_steps), len(classes) * settings.ti_steps)
+
+    def learn(part: range) -> tuple[Tensor, Tensor]:
+        streams = [
+            SampleStream(latents[labels == i], item_generator(seed, "textual inversion", name), name, settings)
+            for i, name in ((i, classes[i]) for i in part)
+        ]
+        return _learn_group(backbone, concept.only(part), streams, settings, tick)
+
+    parts = in_parts(learn, len(classes), max(1, batch_size // settings.ti_batch_size), each)
+    learned, histories = zip(*parts, strict=True)
+    return Concept(concept.classes, concept.placeholders, torch.cat(learned)), torch.cat(histories, dim=1)
+
+
+def _learn_group(
+    backbone: Denoiser, concept: Concept, streams: list["SampleStream"], settings: Invert, tick: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
+    """The learned rows (n, K, D) and the losses (S, n) of a few classes. ``tick`` is called once per class and step."""
+    rows, prompts = concept.embeddings.clone().requires_grad_(), concept.prompts(settings.prompt)
     optimizer = torch.optim.AdamW([rows], lr=settings.ti_lr, weight_decay=WEIGHT_DECAY)
-    history = torch.zeros(settings.ti_steps, len(classes))
+    history = torch.zeros(settings.ti_steps, len(streams))
     for step in range(settings.ti_steps):
         optimizer.zero_grad()
-        for first in range(0, len(classes), group):
-            part = slice(first, first + group)
-            cond = backbone.embed(prompts[part], concept, rows)
-            losses = noise_losses(backbone, cond, [stream.draw(step) for stream in streams[part]])
-            (LOSS_SCALE * losses.sum()).backward()
-            history[step, part] = losses.detach().cpu()
+        cond = backbone.embed(prompts, concept, rows)
+        losses = noise_losses(backbone, cond, [stream.draw(step) for stream in streams])
+        (LOSS_SCALE * losses.sum()).backward()
+        history[step] = losses.detach().cpu()
         rows.grad /= LOSS_SCALE
         optimizer.step()
-        if progress:
-            progress(step + 1, settings.ti_steps)
-    return Concept(concept.classes, concept.placeholders, rows.detach().clone()), history
+        for _ in streams:
+            tick()
+    return rows.detach().clone(), history
 
 
 class SampleStream:

@@ -5,6 +5,7 @@ Legend: B batch, n images, h w the student's input.
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from tinyforge.distill.losses import UNLABELLED
 from tinyforge.errors import DataError
 from tinyforge.recipe import Distill
+
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # ``map``, or one that works on several at once
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyforge.distill.augment import diff_augment
+from tinyforge.distill.batches import Each
 from tinyforge.distill.extractor import Extractor, load_teacher
 from tinyforge.distill.pixels import pack, to_unit
 from tinyforge.distill.prototypes import (
@@ -75,25 +76,28 @@ def adapt(
     *,
     seed: int,
     device: str = "cpu",
+    each: Each = map,
 ) -> Teacher:
     """Learn the classes from support images alone: choose the lr, fine-tune the extractor's weights, take prototypes.
 
     images: n uint8 (H, W, 3). labels: n indices, each class at least once. The extractor is not changed.
-    Raises DataError when a class has no image.
+    each: like ``map``, may work on several folds at once. Raises DataError when a class has no image.
     """
     y = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
     x = to_unit(pack(images, extractor.spec))
     _check_supports(x, y)
     x, y = x.to(device), y.to(device)
     extractor = replace(extractor, module=deepcopy(extractor.module).to(device))
-    lr, record = _search(extractor, x, y, settings, seed)
+    lr, record = _search(extractor, x, y, settings, seed, each)
     tuned = _fine_tune(extractor, x, y, lr, settings, _generator(seed, "final"))
     with torch.no_grad():
         prototype = prototypes(_all_features(tuned, x), y, int(y.max()) + 1)
     return Teacher(tuned, prototype, settings.scale, lr, record)
 
 
-def _search(extractor: Extractor, x: Tensor, y: Tensor, settings: Settings, seed: int) -> tuple[float, dict[str, Any]]:
+def _search(
+    extractor: Extractor, x: Tensor, y: Tensor, settings: Settings, seed: int, each: Each
+) -> tuple[float, dict[str, Any]]:
     """The lr, and how well each did on supports held out.
 
     Where every class has one image there is nothing to hold out, and the smallest lr is taken. Augmented views of the
@@ -107,22 +111,24 @@ def _search(extractor: Extractor, x: Tensor, y: Tensor, settings: Settings, seed
         return lrs[0], {"chosen_by": "only choice", "num_held_out": 0, "accuracies": {}}
     if not bool((folds >= 0).any()):
         return lrs[0], {"chosen_by": "smallest: one image per class", "num_held_out": 0, "accuracies": {}}
-    hits = {lr: _held_out_hits(extractor, x, y, folds, lr, settings, seed) for lr in lrs}
+    hits = {lr: _held_out_hits(extractor, x, y, folds, lr, settings, seed, each) for lr in lrs}
     accuracies = {f"{lr:g}": float(value.mean()) for lr, value in hits.items()}
     how = {"chosen_by": f"{int(folds.max()) + 1}-fold", "num_held_out": len(hits[lrs[0]]), "accuracies": accuracies}
     return choose_lr(hits), how
 
 
 def _held_out_hits(
-    extractor: Extractor, x: Tensor, y: Tensor, folds: Tensor, lr: float, settings: Settings, seed: int
+    extractor: Extractor, x: Tensor, y: Tensor, folds: Tensor, lr: float, settings: Settings, seed: int, each: Each
 ) -> np.ndarray:
     """0/1 per image that a fold holds out, each classified by a teacher that has not seen it."""
-    num_classes, hits = int(y.max()) + 1, []
-    for fold in range(int(folds.max()) + 1):
+    num_classes = int(y.max()) + 1
+
+    def of_fold(fold: int) -> np.ndarray:
         kept, out = folds != fold, folds == fold
         tuned = _fine_tune(extractor, x[kept], y[kept], lr, settings, _generator(seed, f"fold {fold}"))
-        hits.append(_hits(tuned, x[kept], y[kept], x[out], y[out], num_classes))
-    return np.concatenate(hits)
+        return _hits(tuned, x[kept], y[kept], x[out], y[out], num_classes)
+
+    return np.concatenate(list(each(of_fold, range(int(folds.max()) + 1))))
 
 
 @torch.no_grad()

@@ -7,9 +7,7 @@ student that is asked about it.
 Legend: V views, N classes, n training images, m held-out supports, h w the student's input.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from tinyforge.device.spec import InputSpec
 from tinyforge.distill.augment import STRENGTHS, augment
-from tinyforge.distill.batches import Method, TrainingSet, batch_indices, deal, generator_for
+from tinyforge.distill.batches import Each, Method, TrainingSet, batch_indices, deal, generator_for
 from tinyforge.distill.checkpoint import start_run
 from tinyforge.distill.extractor import Extractor
 from tinyforge.distill.losses import UNLABELLED
@@ -26,7 +24,6 @@ from tinyforge.distill.prototypes import Teacher, cosine_logits, features
 from tinyforge.distill.train import learn, seeded_student
 from tinyforge.recipe import Distill
 
-Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 CHUNK = 256
 VIEW_BYTES = 2**28  # of views that are kept; where more are asked for, they repeat earlier
 

@@ -7,7 +7,6 @@ A piece runs on its own number of threads of torch, so that its bytes do not dep
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
 from threading import Event
 from typing import Any, TypeVar
 
@@ -53,7 +52,11 @@ class Crew:
 
 @contextmanager
 def crew(side_by_side: bool, device: str) -> Iterator[Crew]:
-    """A crew for this device: as many hands as cores where work is to run side by side on a CPU, else none."""
+    """A crew for this device: as many hands as cores where work is to run side by side on a CPU, else none.
+
+    Within it the caller, too, has the threads of one hand: on several, torch's sums were seen to differ from run to run
+    of a busy machine.
+    """
     import torch
 
     threads = torch.get_num_threads()
@@ -64,6 +67,7 @@ def crew(side_by_side: bool, device: str) -> Iterator[Crew]:
     each = max(1, cores // MOST_HANDS)
     pool = ThreadPoolExecutor(min(cores, MOST_HANDS), initializer=torch.set_num_threads, initargs=(each,))
     crew = Crew(pool)
+    torch.set_num_threads(each)
     try:
         yield crew
     except BaseException:
@@ -71,11 +75,4 @@ def crew(side_by_side: bool, device: str) -> Iterator[Crew]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # new threads take the last number that was set
-
-
-def even_parts(count: int, most: int) -> list[range]:
-    """[0, count) in as few runs of at most ``most`` as possible, their lengths equal to within one."""
-    number = -(-count // most)
-    ends = [count * i // number for i in range(number + 1)] if number else [0]
-    return [range(start, stop) for start, stop in pairwise(ends)]
+        torch.set_num_threads(threads)

@@ -126,7 +126,9 @@ class Classroom:
         """All that a student of this build may learn from, at its own input size."""
         return self.training_set(self.spec)
 
-    def train(self, way: Way, progress: Callable[[int, int], None], checkpoint: Path | None = None) -> Any:
+    def train(
+        self, way: Way, checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> Any:
         """The student made in one way, from the same start, with the same views and number of steps as any other."""
         from tinyforge.distill.train import methods, seeded_student, train_student
 
@@ -162,9 +164,10 @@ class Classroom:
 
 def work(road: Road, partial: Partial) -> None:
     support, test = road.inputs.support, road.inputs.test
-    teacher = adapted_teacher(road, partial.path / "teacher")
-    room = Classroom(road, teacher, *synthetic_images(road.done["synthesize"], support.classes))
     with crew(road.recipe.speed.side_by_side, road.device) as hands:
+        teacher = adapted_teacher(road, partial.path / "teacher", hands.each)
+        images, labels = synthetic_images(road.done["synthesize"], support.classes)
+        room = Classroom(road, teacher, images, labels)
         asked = students(room, partial, hands)
         shipped, trial = outcome(room, partial, hands)
         if shipped not in asked:
@@ -204,7 +207,7 @@ def make_student(room: Classroom, partial: Partial, way: Way, hands: Crew) -> li
     from tinyforge.distill.train import predict_logits
 
     progress, test = hands.watched(room.road.progress(f"student {way.name}")), room.road.inputs.test
-    result = room.train(way, progress, checkpoint=partial.path / "checkpoints" / way.name)
+    result = room.train(way, partial.path / "checkpoints" / way.name, progress)
     partial.write(f"students/{way.name}/student.safetensors", save(result.student.state_dict()))
     if test is not None:
         answers = predict_logits(result.student, test.rgb, room.spec)
@@ -228,15 +231,18 @@ def rows(road: Road, room: Classroom) -> list[Way]:
     return [forced(labels, len(room.images))] if room.images else []
 
 
-def adapted_teacher(road: Road, folder: Path) -> Any:
-    """The teacher of ``folder``, adapted to the supports now if it is not there."""
+def adapted_teacher(road: Road, folder: Path, each: Callable[..., Any] = map) -> Any:
+    """The teacher of ``folder``, adapted to the supports now if it is not there. ``each``: like ``map``, may work on
+    several folds at once.
+    """
     from tinyforge.distill.teacher import adapt, load_adapted, save_teacher
 
     if not (folder / "teacher.json").is_file():
         support = road.inputs.support
         teacher = adapt(
-            road.extractor, support.rgb, support.labels, road.recipe.teacher, seed=road.recipe.seed, device=road.device
-        )
+            road.extractor, support.rgb, support.labels, road.recipe.teacher,
+            seed=road.recipe.seed, device=road.device, each=each,
+        )  # fmt: skip
         save_teacher(teacher, folder)
     return load_adapted(folder, road.extractor).to(road.device)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.domain import floor_db
 from tinyforge.stages.pictures import as_batch, as_pixels, png
 from tinyforge.stages.road import Road
@@ -22,6 +23,7 @@ def settings(road: Road) -> dict[str, Any]:
     return {
         "invert": road.recipe.invert.model_dump(mode="json"),
         "backbone": road.recipe.backbone.model_dump(mode="json"),
+        "speed": road.recipe.speed.model_dump(mode="json"),
         "fingerprint": road.backbone.fingerprint,
         "seed": road.recipe.seed,
         "supports": road.support_hash,
@@ -33,42 +35,68 @@ def support_file(index: int) -> str:
 
 
 def work(road: Road, partial: Partial) -> None:
+    with crew(road.recipe.speed.side_by_side, road.device) as hands:
+        images = as_batch(enlarged(road), road.backbone.image_size)
+        z0 = encoded(road, images)
+        concept = learned_concept(road, partial, z0, hands)
+        cond = concept.conditions(road.backbone, road.recipe.invert.prompt)[road.inputs.support.labels]
+        hands.each(lambda rows: invert_rows(road, partial, z0, cond, rows, hands), parts(road))
+        judge(road, partial, images, z0, cond, hands)
+
+
+def parts(road: Road) -> list[range]:
+    """The supports that share forward passes, which decides the last bits: the same after an interruption."""
+    from tinyforge.diffusion.parts import even_parts
+
+    return even_parts(len(road.inputs.support), road.batch_size)
+
+
+def encoded(road: Road, images: Any) -> Any:
+    """The latents (B, C, h, w) of all supports."""
     import torch
 
-    from tinyforge.diffusion.null_text import ddim_reconstruct, load_supports, null_text_invert
+    backbone = road.backbone
+    with torch.inference_mode():
+        return torch.cat([backbone.encode(part) for part in images.to(backbone.device).split(road.batch_size)]).clone()
+
+
+def invert_rows(road: Road, partial: Partial, z0: Any, cond: Any, rows: range, hands: Crew) -> None:
+    """Invert these supports, unless all of them are there."""
+    from tinyforge.diffusion.null_text import null_text_invert
+
+    if all(partial.has(support_file(row)) for row in rows):
+        return
+    part = slice(rows.start, rows.stop)
+    inverted = null_text_invert(
+        road.backbone, z0[part], cond[part], road.recipe.invert,
+        batch_size=len(rows), reuse=road.recipe.speed.reuse_condition,
+        progress=hands.watched(road.progress("null-text inversion")),
+    )  # fmt: skip
+    for index, row in enumerate(rows):
+        partial.write(support_file(row), inverted.support_bytes(index))
+
+
+def judge(road: Road, partial: Partial, images: Any, z0: Any, cond: Any, hands: Crew) -> None:
+    """Draw every support again, and write how near that comes, beside the autoencoder alone and plain DDIM."""
+    import torch
+
+    from tinyforge.diffusion.null_text import ddim_reconstruct, load_supports
     from tinyforge.diffusion.sample import generate, psnr
 
-    wanted, support, backbone = road.recipe.invert, road.inputs.support, road.backbone
-    batch_size = road.recipe.backbone.batch_size
-    images = as_batch(enlarged(road), backbone.image_size)
-    with torch.inference_mode():
-        z0 = torch.cat([backbone.encode(part) for part in images.to(backbone.device).split(batch_size)]).clone()
-    concept = learned_concept(road, partial, z0)
-    cond = concept.conditions(backbone, wanted.prompt)[torch.from_numpy(support.labels)]
-
-    for start in range(0, len(support), batch_size):
-        rows = range(start, min(start + batch_size, len(support)))
-        if not all(partial.has(support_file(i)) for i in rows):
-            part = slice(rows.start, rows.stop)
-            inverted = null_text_invert(
-                backbone,
-                z0[part],
-                cond[part],
-                wanted,
-                batch_size=batch_size,
-                progress=road.progress("null-text inversion"),
-            )
-            for index, row in enumerate(rows):
-                partial.write(support_file(row), inverted.support_bytes(index))
-
+    backbone, support = road.backbone, road.inputs.support
     saved = load_supports([partial.path / support_file(i) for i in range(len(support))], backbone.device)
-    rebuilt = generate(backbone, saved.z_T, cond, saved.null_embeddings, wanted, batch_size=batch_size)
+    how = {"batch_size": road.batch_size, "stacked": road.recipe.speed.stack_guidance}
+
+    def redraw(rows: range) -> tuple[Any, Any, Any]:
+        own = slice(rows.start, rows.stop)
+        z_T, given = saved.z_T[own], cond[own]
+        rebuilt = generate(backbone, z_T, given, saved.null_embeddings[own], road.recipe.invert, **how)
+        with torch.inference_mode():
+            return rebuilt, ddim_reconstruct(backbone, z_T, given, road.recipe.invert, **how), backbone.decode(z0[own])
+
+    rebuilt, plain, around = map(torch.cat, zip(*hands.each(redraw, parts(road)), strict=True))
     for index, rgb in enumerate(as_pixels(rebuilt)):
         partial.write(f"reconstructions/{index:04d}.png", png(rgb))
-    with torch.inference_mode():
-        plain = ddim_reconstruct(backbone, saved.z_T, cond, wanted, batch_size=batch_size)
-        around = torch.cat([backbone.decode(part) for part in z0.split(batch_size)])
-    plain_error = (plain - z0).square().mean(dim=(1, 2, 3))
     partial.write_json(
         "invert.json",
         {
@@ -77,12 +105,12 @@ def work(road: Road, partial: Partial) -> None:
             "psnr_db": rounded(psnr(rebuilt.cpu(), images)),
             "autoencoder_psnr_db": rounded(psnr(around.float().cpu(), images)),
             "latent_mse": rounded(saved.error),
-            "plain_ddim_latent_mse": rounded(plain_error),
+            "plain_ddim_latent_mse": rounded((plain - z0).square().mean(dim=(1, 2, 3))),
         },
     )
 
 
-def learned_concept(road: Road, partial: Partial, z0: Any) -> Any:
+def learned_concept(road: Road, partial: Partial, z0: Any, hands: Crew) -> Any:
     """The concept of the partial folder, learned now if it is not there."""
     import torch
 
@@ -91,15 +119,10 @@ def learned_concept(road: Road, partial: Partial, z0: Any) -> Any:
     if not partial.has("concept.safetensors"):
         support = road.inputs.support
         concept, history = learn_concepts(
-            road.backbone,
-            z0,
-            torch.from_numpy(support.labels),
-            list(support.classes),
-            road.recipe.invert,
-            road.recipe.seed,
-            batch_size=road.recipe.backbone.batch_size,
-            progress=road.progress("textual inversion"),
-        )
+            road.backbone, z0, torch.from_numpy(support.labels), list(support.classes), road.recipe.invert,
+            road.recipe.seed, batch_size=road.batch_size, each=hands.each,
+            progress=hands.watched(road.progress("textual inversion")),
+        )  # fmt: skip
         partial.write_json("losses.json", {"textual_inversion": history.mean(dim=1).double().numpy().round(6).tolist()})
         for name, content in concept.to_files().items():
             partial.write(name, content)

@@ -17,6 +17,7 @@ from tinyforge.stages.domain import choose_domain
 from tinyforge.stages.inputs import Inputs, gather
 from tinyforge.target import Target
 
+BATCH_SIZE = 32  # on a CPU, more at once gained nothing: docs/speed.md
 DINO = "timm:vit_small_patch16_224.dino"
 
 
@@ -86,6 +87,11 @@ class Road:
         return load_backbone(
             self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline
         )
+
+    @property
+    def batch_size(self) -> int:
+        """At most so many images in a forward pass of the backbone."""
+        return self.recipe.backbone.batch_size or BATCH_SIZE
 
     @cached_property
     def extractor(self) -> Any:

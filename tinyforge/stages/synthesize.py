@@ -8,11 +8,14 @@
     index.json                     of each image: file, class, support, alpha
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tinyforge.images import ImageSet
+from tinyforge.stages.crew import crew
 from tinyforge.stages.invert import support_file
 from tinyforge.stages.pictures import as_pixels, png, shrink
 from tinyforge.stages.road import Road
@@ -31,7 +34,11 @@ class Plan:
 
 
 def settings(road: Road) -> dict[str, Any]:
-    return {"synthesize": road.recipe.synthesize.model_dump(mode="json"), "seed": road.recipe.seed}
+    return {
+        "synthesize": road.recipe.synthesize.model_dump(mode="json"),
+        "speed": road.recipe.speed.model_dump(mode="json"),
+        "seed": road.recipe.seed,
+    }
 
 
 def plan(labels: np.ndarray, num_classes: int, images_per_class: int, alphas: list[float]) -> list[Plan]:
@@ -46,61 +53,71 @@ def plan(labels: np.ndarray, num_classes: int, images_per_class: int, alphas: li
 
 
 def work(road: Road, partial: Partial) -> None:
-    import torch
-
     from tinyforge.diffusion.null_text import load_supports
-    from tinyforge.diffusion.sample import alpha_grid, blend, draw_noise, generate
+    from tinyforge.diffusion.parts import even_parts
     from tinyforge.diffusion.textual_inversion import Concept
 
-    support, backbone, wanted = road.inputs.support, road.backbone, road.recipe.synthesize
-    folder, batch_size = road.done["invert"].path, road.recipe.backbone.batch_size
-    saved = load_supports([folder / support_file(i) for i in range(len(support))], backbone.device)
-    cond = Concept.load(folder).conditions(backbone, road.recipe.invert.prompt)
+    support, wanted, folder = road.inputs.support, road.recipe.synthesize, road.done["invert"].path
     planned = plan(support.labels, len(support.classes), wanted.images_per_class, wanted.alphas)
+    with crew(road.recipe.speed.side_by_side, road.device) as hands:
+        saved = load_supports([folder / support_file(i) for i in range(len(support))], road.backbone.device)
+        cond = Concept.load(folder).conditions(road.backbone, road.recipe.invert.prompt)
+        progress, done = hands.watched(road.progress("synthesize")), itertools.count(1)
+        batches = [planned[part.start : part.stop] for part in even_parts(len(planned), road.batch_size)]
 
-    def noise(label: int, index: int) -> Any:
-        return draw_noise(backbone, road.recipe.seed, support.classes[label], index)
+        def draw(batch: list[Plan]) -> None:
+            if not all(partial.has(one.file) for one in batch):
+                draw_batch(road, partial, saved, cond, batch)
+            progress(next(done), len(batches))
 
-    for start in range(0, len(planned), batch_size):
-        batch = planned[start : start + batch_size]
-        if not all(partial.has(one.file) for one in batch):
-            rows = [one.support for one in batch]
-            noises = torch.stack([noise(one.label, one.index) for one in batch])
-            z = blend(saved.z_T[rows], noises, torch.tensor([one.alpha for one in batch]))
-            images = generate(
-                backbone,
-                z,
-                cond[[one.label for one in batch]],
-                saved.null_embeddings[rows],
-                road.recipe.invert,
-                batch_size=batch_size,
-            )
-            for one, rgb in zip(batch, as_pixels(images), strict=True):
-                partial.write(one.file, png(shrink(rgb, support.items[one.support].rgb.shape[:2])))
-        road.progress("synthesize")(min(start + batch_size, len(planned)), len(planned))
+        shown = hands.ask(draw_preview, road, partial, saved, cond)
+        hands.each(draw, batches)
+        shown.result()
+    partial.write_json("index.json", [record(one, support) for one in planned])
 
-    first = [int(np.flatnonzero(support.labels == label)[0]) for label in range(len(support.classes))]
-    noises = torch.stack([noise(label, -1) for label in range(len(first))])
+
+def record(one: Plan, support: ImageSet) -> dict[str, Any]:
+    name, source = support.classes[one.label], support.names[one.support]
+    return {"file": one.file, "class": name, "support": source, "alpha": one.alpha}
+
+
+def noise(road: Road, label: int, index: int) -> Any:
+    from tinyforge.diffusion.sample import draw_noise
+
+    return draw_noise(road.backbone, road.recipe.seed, road.inputs.support.classes[label], index)
+
+
+def draw_batch(road: Road, partial: Partial, saved: Any, cond: Any, batch: list[Plan]) -> None:
+    """Make and write the images of one batch."""
+    import torch
+
+    from tinyforge.diffusion.sample import blend, generate
+
+    rows = [one.support for one in batch]
+    noises = torch.stack([noise(road, one.label, one.index) for one in batch])
+    images = generate(
+        road.backbone,
+        blend(saved.z_T[rows], noises, torch.tensor([one.alpha for one in batch])),
+        cond[[one.label for one in batch]], saved.null_embeddings[rows], road.recipe.invert,
+        batch_size=len(batch), stacked=road.recipe.speed.stack_guidance,
+    )  # fmt: skip
+    for one, rgb in zip(batch, as_pixels(images), strict=True):
+        partial.write(one.file, png(shrink(rgb, road.inputs.support.items[one.support].rgb.shape[:2])))
+
+
+def draw_preview(road: Road, partial: Partial, saved: Any, cond: Any) -> None:
+    """The first support of each class, blended at each of the preview's alphas."""
+    import torch
+
+    from tinyforge.diffusion.sample import alpha_grid
+
+    labels, alphas = road.inputs.support.labels, road.recipe.synthesize.preview_alphas
+    first = [int(np.flatnonzero(labels == label)[0]) for label in range(len(cond))]
+    noises = torch.stack([noise(road, label, -1) for label in range(len(first))])
     grid = alpha_grid(
-        backbone,
-        saved.z_T[first],
-        cond,
-        saved.null_embeddings[first],
-        noises,
-        list(wanted.preview_alphas),
-        road.recipe.invert,
-        batch_size=batch_size,
-    )
+        road.backbone, saved.z_T[first], cond, saved.null_embeddings[first], noises, list(alphas), road.recipe.invert,
+        batch_size=road.batch_size, stacked=road.recipe.speed.stack_guidance,
+    )  # fmt: skip
     for label, row in enumerate(grid):
         for column, rgb in enumerate(as_pixels(row)):
             partial.write(f"preview/{label:03d}-{column}.png", png(rgb))
-    records = [
-        {
-            "file": one.file,
-            "class": support.classes[one.label],
-            "support": support.names[one.support],
-            "alpha": one.alpha,
-        }
-        for one in planned
-    ]
-    partial.write_json("index.json", records)

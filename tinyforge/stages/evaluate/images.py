@@ -54,7 +54,7 @@ def ti(task: Task, alpha: float | None) -> Images:
     noise = torch.stack(
         [draw_noise(backbone, road.recipe.seed, support.classes[one.label], one.index) for one in planned]
     )
-    steps, batch_size = road.recipe.invert.num_steps, road.recipe.backbone.batch_size
+    steps, batch_size = road.recipe.invert.num_steps, road.batch_size
     pixels = generate(
         backbone, noise, cond[torch.from_numpy(labels)], null[:, None].expand(len(planned), steps, -1, -1),
         road.recipe.invert, batch_size=batch_size,
