@@ -254,6 +254,19 @@ class Budget(Section):
         return {name: value for name, value in found.items() if value is not None}
 
 
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {
+        "invert": {
+            "prompt": "A photo of an {}", "initializer": "object", "num_vectors": 1,
+            "ti_steps": 5000, "ti_batch_size": 1, "ti_lr": 1e-3, "ti_min_timestep": 250, "ti_max_timestep": 1000,
+            "num_steps": 25, "guidance_scale": 7.5, "nti_inner_steps": 10, "nti_lr": 1e-2, "nti_tolerance": 1e-5,
+        },
+        "synthesize": {"images_per_class": 100, "alphas": [1.0]},
+    }
+}  # fmt: skip
+"""Settings by name; paper: what Landolsi & Kahl 2024 (arXiv 2406.03146) and their public code say."""
+
+
 class Recipe(Section):
     """The whole. ``schema_version`` rises when a key changes its meaning."""
 
@@ -262,6 +275,11 @@ class Recipe(Section):
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**32)
     target: str
+    preset: Literal["paper"] | None = Field(
+        None,
+        description="'paper': [invert] and [synthesize] as published, also where the backbone suggests faster ones; "
+        "keys that are written still count.",
+    )
     data: Data = Data()
     backbone: Backbone = Backbone()
     invert: Invert = Invert()

@@ -1,7 +1,6 @@
 """Work side by side: in order, stopped together, and with the bytes of one piece after another."""
 
 import json
-import shutil
 import threading
 
 import pytest
@@ -79,18 +78,17 @@ def test_a_failure_ends_the_work_of_the_others(two_cores):
 
 
 def test_side_by_side_gives_the_bytes_of_one_after_another(forge_inputs, tmp_path, two_cores):
+    singly = ("backbone.batch_size=1", "invert.ti_steps=30")
     torch.set_num_threads(1)
-    alone = road_for(forge_inputs, tmp_path / "alone")
-    advance(alone, "synthesize")
-    shutil.copytree(tmp_path / "alone", tmp_path / "beside")
+    alone = road_for(forge_inputs, tmp_path / "alone", *singly)
     advance(alone, "distill")
     torch.set_num_threads(2)
-    beside = road_for(forge_inputs, tmp_path / "beside")
+    beside = road_for(forge_inputs, tmp_path / "beside", *singly)
     advance(beside, "distill")
     assert contents(alone) == contents(beside)
 
 
 def contents(road):
-    """File -> sha256 of the finished students' folder."""
-    manifest = json.loads((road.done["distill"].path / "manifest.json").read_text())
-    return {one["path"]: one["sha256"] for one in manifest["files"]}
+    """File -> sha256 of all that the finished stages hold."""
+    manifests = {stage: json.loads((one.path / "manifest.json").read_text()) for stage, one in road.done.items()}
+    return {f"{stage}/{one['path']}": one["sha256"] for stage, m in manifests.items() for one in m["files"]}

@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tinyforge import embedded
 from tinyforge.device.preprocess import decode
+from tinyforge.loading import load_recipe
 from tinyforge.recipe import Distill, Invert, with_defaults
 from tinyforge.stages.pictures import as_batch, as_pixels, png, shrink
+from tinyforge.stages.road import complete
 from tinyforge.stages.synthesize import plan
 from tinyforge.stages.telling import confusion
 
@@ -49,6 +52,17 @@ def test_a_backbone_fills_only_what_the_recipe_left_open():
     filled = with_defaults(Invert(ti_steps=7), {"ti_steps": 100, "guidance_scale": 3.0})
     assert (filled.ti_steps, filled.guidance_scale, filled.num_steps) == (7, 3.0, 25)
     assert with_defaults(Distill(), {}) == Distill()
+
+
+def test_the_paper_s_preset_wins_over_the_backbone_s_suggestion_and_what_is_written_over_both():
+    recipe = load_recipe("raspi", ["preset='paper'", "invert.ti_steps=7"])
+    done = complete(recipe, str(embedded.path("glyphs", "backbone")), str(embedded.path("glyphs", "teacher")))
+    invert, suggested = done.invert, complete(load_recipe("raspi"), str(embedded.path("glyphs", "backbone")), "")
+    assert (invert.ti_steps, invert.ti_batch_size, invert.ti_lr) == (7, 1, 1e-3)
+    assert (invert.num_steps, invert.guidance_scale, invert.nti_inner_steps, invert.nti_lr) == (25, 7.5, 10, 1e-2)
+    assert (done.synthesize.images_per_class, done.synthesize.alphas) == (100, [1.0])
+    assert (suggested.invert.ti_steps, suggested.invert.num_steps) != (5000, 25)
+    assert done.distill == suggested.distill  # a preset says nothing of the student
 
 
 def test_confusion_counts_rows_as_truth():

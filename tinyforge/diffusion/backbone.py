@@ -13,9 +13,10 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -52,6 +53,13 @@ class Backbone:
     prediction_type: str  # 'epsilon' or 'v_prediction'
     device: torch.device
     dtype: torch.dtype
+    table: tuple[str, Tensor] = field(init=False, repr=False)  # the text encoder's input vectors: name, (tokens, D)
+    encoding: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        weight = self.text_encoder.get_input_embeddings().weight
+        name = next(name for name, parameter in self.text_encoder.named_parameters() if parameter is weight)
+        object.__setattr__(self, "table", (name, weight))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -115,25 +123,23 @@ class Backbone:
         the prompts use are gathered into the table of this call. Raises RecipeError when a prompt has too many tokens.
         """
         vectors = concept.embeddings if concept is not None and embeddings is None else embeddings
-        ids = torch.tensor([self._token_ids(prompt, concept) for prompt in prompts], device=self.device)
+        with self.encoding:  # tokenizers are for one thread at a time
+            tokens = [self._token_ids(prompt, concept) for prompt in prompts]
+        ids = torch.tensor(tokens, device=self.device)
         used, ids = ids.unique(return_inverse=True)  # ascending, so the learned ones come last
-        weight = self.text_encoder.get_input_embeddings().weight
+        name, weight = self.table
         table = weight[used[used < len(weight)]]
         if vectors is not None:
             table = torch.cat([table, self._inward(vectors.flatten(0, 1))[used[used >= len(weight)] - len(weight)]])
-        output = functional_call(self.text_encoder, {self._table_name: table}, (ids,), {"return_dict": False})
+        with self.encoding:  # the table of this call stands in the text encoder while it runs
+            output = functional_call(self.text_encoder, {name: table}, (ids,), {"return_dict": False})
         return output[0].to(table.dtype if vectors is None else vectors.dtype)
 
     def word_vectors(self, text: str) -> Tensor:
         """The input vectors (n, D), float32, of the known tokens of ``text``; n is 0 when there is none."""
         marks = {self.tokenizer.unk_token_id, self.tokenizer.bos_token_id, self.tokenizer.eos_token_id}
         ids = [token for token in self._encode_text(text) if token not in marks]
-        return self.text_encoder.get_input_embeddings().weight[ids].float().clone()
-
-    @property
-    def _table_name(self) -> str:
-        weight = self.text_encoder.get_input_embeddings().weight
-        return next(name for name, parameter in self.text_encoder.named_parameters() if parameter is weight)
+        return self.table[1][ids].float().clone()
 
     def _inward(self, x: Tensor) -> Tensor:
         return x.to(device=self.device, dtype=self.dtype)
@@ -144,7 +150,7 @@ class Backbone:
     def _token_ids(self, prompt: str, concept: Concept | None) -> list[int]:
         """L ids; vector k of class n is the id beyond the vocabulary, table rows + n K + k."""
         placeholders = concept.placeholders if concept is not None else ()
-        rows = len(self.text_encoder.get_input_embeddings().weight)
+        rows = len(self.table[1])
         ids = [self.tokenizer.bos_token_id]
         for piece in re.split("(" + "|".join(map(re.escape, placeholders)) + ")", prompt) if placeholders else [prompt]:
             if piece in placeholders:

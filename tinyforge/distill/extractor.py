@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tinyforge.device.spec import RESIZE_RULES, InputSpec
-from tinyforge.distill.timm_models import PREFIX, create, find_weights
 from tinyforge.errors import MissingError, RecipeError
+
+PREFIX = "timm:"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def _embedded_extractor(folder: Path) -> Extractor:
 
 
 def _timm_extractor(model: str, file: Path | None, offline: bool) -> Extractor:
+    from tinyforge.distill.timm_models import create, find_weights  # takes seconds, and most builds need none of it
+
     if file is None:
         module = create(model, num_classes=0, weights=find_weights(model, offline=offline))
     else:

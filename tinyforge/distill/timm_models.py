@@ -7,9 +7,9 @@ from typing import Any
 import timm
 from torch import nn
 
+from tinyforge.distill.extractor import PREFIX
 from tinyforge.errors import MissingError, RecipeError
 
-PREFIX = "timm:"
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tinyforge import embedded
 from tinyforge.errors import MissingError, RecipeError
 from tinyforge.images import content_hash
-from tinyforge.recipe import Recipe, with_defaults
+from tinyforge.recipe import PRESETS, Recipe, with_defaults
 from tinyforge.stages.domain import choose_domain
 from tinyforge.stages.inputs import Inputs, gather
 from tinyforge.target import Target
@@ -138,7 +138,8 @@ def equip(job: Job, inputs: Inputs) -> Road:
     """Choose the models for images that are already there, complete the recipe, and say so."""
     backbone = backbone_choice(job.recipe.backbone.name, inputs.support.rgb, job.offline)
     teacher = teacher_choice(job.recipe.teacher.name, backbone, inputs.support.rgb)
-    road = Road(replace(job, recipe=complete(job.recipe, backbone.source, teacher.source)), inputs, backbone, teacher)
+    recipe = settled(complete(job.recipe, backbone.source, teacher.source))
+    road = Road(replace(job, recipe=recipe), inputs, backbone, teacher)
     for note in (
         *inputs.notes,
         f"backbone: {backbone.source} ({backbone.reason})",
@@ -169,8 +170,6 @@ def teacher_choice(name: str, backbone: Choice, images: Sequence[np.ndarray]) ->
     """
     import torch
 
-    from tinyforge.distill.timm_models import find_weights
-
     domains = embedded.domains()
     if name not in ("auto", "embedded", *domains):
         return Choice(name, "as asked")
@@ -178,6 +177,8 @@ def teacher_choice(name: str, backbone: Choice, images: Sequence[np.ndarray]) ->
         return Choice(_own_teacher(name, backbone, images), "the embedded teacher, as asked")
     reason = "this machine has no CUDA device"
     if torch.cuda.is_available():
+        from tinyforge.distill.timm_models import find_weights
+
         try:
             find_weights(DINO.removeprefix("timm:"), offline=True)
         except MissingError:
@@ -196,16 +197,32 @@ def _own_teacher(name: str, backbone: Choice, images: Sequence[np.ndarray]) -> s
 
 
 def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:
-    """Fill what the recipe left open from the ``tinyforge.json`` of the backbone's folder ([invert], [synthesize],
-    [distill]) and of the
-    teacher's ([teacher]), where there is one: {section: {key: value}}.
+    """Fill what the recipe left open: from its preset, then from the ``tinyforge.json`` of the backbone's folder
+    ([invert], [synthesize], [distill]) and of the teacher's ([teacher]), where there is one: {section: {key: value}}.
     """
+    recipe = _filled(recipe, PRESETS[recipe.preset] if recipe.preset else {})
     for file in (Path(source) / "tinyforge.json" for source in (backbone, teacher)):
         if file.is_file():
             try:
                 own = json.loads(file.read_text(encoding="utf-8"))
-                filled = {name: with_defaults(getattr(recipe, name), values) for name, values in own.items()}
+                recipe = _filled(recipe, own)
             except (AttributeError, TypeError, ValueError) as fault:
                 raise RecipeError(f"{file}: {fault}; it must hold {{section: {{key: value}}}} of a recipe") from fault
-            recipe = recipe.model_copy(update=filled)
     return recipe
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """``recipe`` with the arithmetic of this machine where it says 'auto', so that another machine's is another key."""
+    import torch
+
+    from tinyforge.distill.train import settled_dtype
+
+    on_gpu = recipe.backbone.device != "cpu" and torch.cuda.is_available()
+    dtype = settled_dtype(recipe.distill.dtype, "cuda" if on_gpu else "cpu")
+    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"dtype": dtype})})
+
+
+def _filled(recipe: Recipe, values: dict[str, dict[str, Any]]) -> Recipe:
+    return recipe.model_copy(
+        update={name: with_defaults(getattr(recipe, name), section) for name, section in values.items()}
+    )
