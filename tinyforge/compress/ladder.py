@@ -21,6 +21,7 @@ from tinyforge.compress.nncf_int8 import accuracy_control, ptq
 from tinyforge.compress.parity import Drop, Parity, accuracy_drop, compare, gate, infer
 from tinyforge.compress.qat import tune
 from tinyforge.compress.qdq import static_qdq
+from tinyforge.compress.room import require_room
 from tinyforge.device.runtime import open_session
 from tinyforge.device.spec import InputSpec
 from tinyforge.recipe import Compress
@@ -188,12 +189,18 @@ def climb(kind: str, materials: Materials, folder: Path, rungs: Rungs | None = N
 
 
 def attempt(kind: str, rung: str, make: Make, materials: Materials, out: Path) -> Tried:
-    """Make one model and hold it against the student on the validation set."""
+    """Make one model and hold it against the student on the validation set.
+
+    Raises OSError or MemoryError, which are no fault of the rung: without them it might have passed.
+    """
     family, precision = kind.split("-")
     try:
         make(materials, out)
         logits = infer(open_session(out, RUNTIMES[family], 1), materials.validation.inputs, BATCH_SIZE)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # a quantiser may fail in any way; it is recorded, and the climb goes on
+        require_room(materials.fp32, (out.parent, None))
         return Tried(rung, precision, f"could not be made: {type(error).__name__}: {error}")
     parity = compare(materials.validation.logits, logits)
     drop = accuracy_drop(materials.validation.logits, logits, materials.validation.labels)
