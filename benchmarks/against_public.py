@@ -17,8 +17,8 @@ before one of our runs, scaled up to all of them), its interval is Student's ove
 Each stage is timed by the wall and by the processor; on a machine that others use too, only the latter is worth much.
 Quality is measured by the same functions on what either made: the loss of the learned vectors on held-back samples,
 the latent error and the PSNR of the supports after guided DDIM with their null embeddings, and how many images the
-teacher takes for their class. ``same_vectors``: our inversion and generation with the public code's vectors, image by
-image against its own (on a CPU; on a GPU the two draw different noise).
+teacher takes for their class. ``same_vectors``: our inversion and generation with the public code's vectors, and our
+generation with its inversions too, image by image against its own (on a CPU; on a GPU the two draw different noise).
 """
 
 import argparse
@@ -34,7 +34,7 @@ import numpy as np
 import public_code
 import torch
 from measure import Took, machine, spread
-from our_code import STAGES, Made, Task, as_concept, noise_seed, run_ours
+from our_code import STAGES, Made, Task, as_concept, make, noise_seed, run_ours
 from torch import Tensor
 
 from tinyforge import embedded
@@ -50,6 +50,7 @@ from tinyforge.distill.teacher import adapt, load_teacher
 from tinyforge.images import ImageSet, k_shot_split, read_images
 from tinyforge.recipe import Invert, with_defaults
 from tinyforge.recipe import Teacher as TeacherSettings
+from tinyforge.stages.crew import Crew
 from tinyforge.stages.pictures import as_batch, as_pixels
 from tinyforge.stages.synthesize import Plan, plan
 from tinyforge.store import write_atomic
@@ -167,13 +168,24 @@ def seconds(one: dict[str, Took], what: str, clock: str) -> float:
 
 
 def same_vectors(task: Task, public: Made) -> dict[str, Any]:
-    """Our inversion and generation with the public code's vectors: how far its images are from ours, image by image."""
-    ours = run_ours(task, public.vectors.to(task.device))
-    distance = psnr(ours.images.float(), public.images.float()).clamp_max(999.0)  # infinite where they are equal
+    """Ours on what the public code made: with its vectors, and with its vectors and inversions; image by image."""
+    vectors = public.vectors.to(task.device)
+    ours = run_ours(task, vectors)
+    backbone = load_backbone(task.source, device=task.device)
+    cond = as_concept(vectors, task.supports.classes).conditions(backbone, task.settings.prompt)
+    images = make(task, {"load": backbone, "cond": cond, "null-text inversion": public}, Crew())
     return {
-        "image_psnr_db": {"median": float(distance.median()), "lowest": float(distance.min()), "n": len(distance)},
-        "z_T_max_abs_difference": float((ours.z_T.float() - public.z_T.float()).abs().max()),
+        "z_T_max_abs_difference": float((ours.z_T - public.z_T).abs().max()),
+        "null_embeddings_rms": float(public.null_embeddings.square().mean().sqrt()),
+        "null_embeddings_rms_difference": float((ours.null_embeddings - public.null_embeddings).square().mean().sqrt()),
+        "image_psnr_db_own_inversions": nearness(ours.images, public.images),
+        "image_psnr_db_same_inversions": nearness(images, public.images),
     }
+
+
+def nearness(images: Tensor, others: Tensor) -> dict[str, Any]:
+    distance = psnr(images.float(), others.float()).clamp_max(999.0)  # infinite where they are equal
+    return {"median": float(distance.median()), "lowest": float(distance.min()), "n": len(distance)}
 
 
 def interleave(code: Any, task: Task, count: int, repeats: int, factor: int) -> Iterator[tuple[list[Made], list[Made]]]:
@@ -313,7 +325,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=100, help="per class")
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     parser.add_argument("--ti-steps", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=64, help="images per forward pass of ours")
+    parser.add_argument("--batch", type=int, default=32, help="images per forward pass of ours")
     parser.add_argument("--public-classes", type=int, help="that the public code runs; its time is scaled to all")
     parser.add_argument("--repeats", type=int, default=5, help="runs of ours between the public code's classes")
     parser.add_argument("--seed", type=int, default=0)

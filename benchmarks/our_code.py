@@ -1,4 +1,7 @@
-"""A task for TINT, and our way through it: all classes at once, each stage timed."""
+"""A task for TINT, and our way through it: all classes at once, each stage timed.
+
+The batches of a stage run side by side on the cores of a CPU, as they do in a build; with one thread, one by one.
+"""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,13 +12,15 @@ import torch
 from measure import Took, took
 from torch import Tensor
 
-from tinyforge.diffusion.backbone import Backbone, load_backbone
-from tinyforge.diffusion.null_text import null_text_invert
+from tinyforge.diffusion.backbone import load_backbone
+from tinyforge.diffusion.null_text import NullText, null_text_invert
+from tinyforge.diffusion.parts import even_parts
 from tinyforge.diffusion.sample import blend, draw_noise, generate
 from tinyforge.diffusion.seeding import item_generator
 from tinyforge.diffusion.textual_inversion import Concept, learn_concepts
 from tinyforge.images import ImageSet
 from tinyforge.recipe import Invert
+from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.synthesize import Plan
 
 STAGES = ("load", "textual inversion", "null-text inversion", "generation")
@@ -73,47 +78,56 @@ class Task:
 def run_ours(task: Task, vectors: Tensor | None = None) -> Made:
     """All classes, from the supports to the images, each stage timed. ``vectors`` (N, D) are then taken as learned."""
     done: dict[str, Any] = {}
-
-    def load() -> Backbone:
-        return load_backbone(task.source, device=task.device, dtype=task.dtype)
-
-    def learn() -> Concept:
-        done["z0"] = torch.cat([done["load"].encode(part) for part in task.images.split(task.batch)])
-        if vectors is not None:
-            return as_concept(vectors, task.supports.classes)
-        names = list(task.supports.classes)
-        arguments = done["load"], done["z0"], task.labels, names, task.settings, task.seed
-        return learn_concepts(*arguments, batch_size=task.batch)[0]
-
-    def invert() -> Any:
-        done["cond"] = done["textual inversion"].conditions(done["load"], task.settings.prompt)
-        cond = done["cond"][task.labels]
-        return null_text_invert(done["load"], done["z0"], cond, task.settings, batch_size=task.batch)
-
-    def make() -> Tensor:
-        return make_images(done["load"], task, done["null-text inversion"], done["cond"])
-
+    stages = (
+        lambda hands: load_backbone(task.source, device=task.device, dtype=task.dtype),
+        lambda hands: learn(task, done, hands, vectors),
+        lambda hands: invert(task, done, hands),
+        lambda hands: make(task, done, hands),
+    )
     times = {}
-    for name, stage in zip(STAGES, (load, learn, invert, make), strict=True):
-        times[name] = took(lambda name=name, stage=stage: done.update({name: stage()}), task.device)
+    with crew(True, task.device) as hands:
+        for name, stage in zip(STAGES, stages, strict=True):
+            times[name] = took(lambda name=name, stage=stage: done.update({name: stage(hands)}), task.device)
     inverted = done["null-text inversion"]
     rows = done["textual inversion"].embeddings[:, 0]
     return Made(rows, inverted.z_T, inverted.null_embeddings, done["generation"], times)
 
 
-def make_images(backbone: Backbone, task: Task, inverted: Any, cond: Tensor) -> Tensor:
+def learn(task: Task, done: dict[str, Any], hands: Crew, vectors: Tensor | None) -> Concept:
+    """The classes' vectors, learned unless given, from latents that the next stage needs too."""
+    backbone, names = done["load"], task.supports.classes
+    done["z0"] = torch.cat([backbone.encode(part) for part in task.images.split(task.batch)])
+    if vectors is not None:
+        return as_concept(vectors, names)
+    arguments = backbone, done["z0"], task.labels, list(names), task.settings, task.seed
+    return learn_concepts(*arguments, batch_size=task.batch, each=hands.each)[0]
+
+
+def invert(task: Task, done: dict[str, Any], hands: Crew) -> NullText:
+    done["cond"] = done["textual inversion"].conditions(done["load"], task.settings.prompt)
+    own = done["cond"][task.labels]
+
+    def run(rows: range) -> NullText:
+        part = slice(rows.start, rows.stop)
+        return null_text_invert(done["load"], done["z0"][part], own[part], task.settings, batch_size=len(rows))
+
+    return NullText.concatenate(hands.each(run, even_parts(len(own), task.batch)))
+
+
+def make(task: Task, done: dict[str, Any], hands: Crew) -> Tensor:
     """The planned images (n, 3, H, W), a batch at a time."""
-    images = []
-    for start in range(0, len(task.planned), task.batch):
-        chosen = task.planned[start : start + task.batch]
-        rows = [one.support for one in chosen]
-        noise = torch.stack([
-            draw_noise(backbone, task.seed, task.supports.classes[one.label], one.index) for one in chosen
-        ])  # fmt: skip
+    backbone, inverted = done["load"], done["null-text inversion"]
+
+    def run(part: range) -> Tensor:
+        chosen = task.planned[part.start : part.stop]
+        rows, names = [one.support for one in chosen], [task.supports.classes[one.label] for one in chosen]
+        pairs = zip(chosen, names, strict=True)
+        noise = torch.stack([draw_noise(backbone, task.seed, name, one.index) for one, name in pairs])
         z = blend(inverted.z_T[rows], noise, torch.tensor([one.alpha for one in chosen], device=noise.device))
-        null, own = inverted.null_embeddings[rows], cond[[one.label for one in chosen]]
-        images.append(generate(backbone, z, own, null, task.settings, batch_size=task.batch))
-    return torch.cat(images)
+        null, own = inverted.null_embeddings[rows], done["cond"][[one.label for one in chosen]]
+        return generate(backbone, z, own, null, task.settings, batch_size=len(chosen))
+
+    return torch.cat(hands.each(run, even_parts(len(task.planned), task.batch)))
 
 
 def noise_seed(seed: int, class_name: str, index: int) -> int:

@@ -5,6 +5,7 @@
                                                                          # weights, a step of each part, on the CPU
     python benchmarks/tint.py --backbone sd15 --device cuda --dtype bfloat16 --whole --classes 1 --shots 5 --images 64
                                                                          # the paper's step counts, on a GPU
+    python benchmarks/tint.py --count                                    # operations of Stable Diffusion 1.5, not run
 
 ``--whole`` runs as many steps as the backbone's settings say (Stable Diffusion 1.5: those of the paper); else a few,
 and what a task would take with all of them is worked out and called extrapolated. No inner step of null-text inversion
@@ -25,11 +26,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from measure import Took, ceilings, cost, count_flops, machine, peak_mib, reset_peak, spread, took
 
 from tinyforge import embedded
 from tinyforge.device.report import table
-from tinyforge.diffusion.architectures import SD15
+from tinyforge.diffusion.architectures import SD15, Architecture
 from tinyforge.diffusion.backbone import Backbone, load_backbone, random_backbone
 from tinyforge.diffusion.null_text import null_text_invert
 from tinyforge.diffusion.sample import generate
@@ -228,6 +230,40 @@ def measure_backbone(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def operations(architecture: Architecture, settings: Invert, shots: int) -> dict[str, float]:
+    """TFLOP of an architecture's parts and of ``settings``, counted on shapes alone: no weights, no arithmetic.
+
+    The text encoder is left out (SD 1.5: about 1 % of a UNet pass with its gradient). Inner steps: all of them.
+    """
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**architecture.unet).requires_grad_(False)
+        vae = AutoencoderKL(**architecture.vae).requires_grad_(False)
+    side, config = architecture.unet["sample_size"], unet.config
+    z = torch.empty(1, config.in_channels, side, side, device="meta")
+    cond = torch.empty(
+        1, architecture.text_encoder["max_position_embeddings"], config.cross_attention_dim, device="meta"
+    )
+    x = torch.empty(1, 3, architecture.vae["sample_size"], architecture.vae["sample_size"], device="meta")
+    t = torch.empty(1, device="meta")
+
+    def descend() -> None:
+        leaf = cond.clone().requires_grad_()
+        torch.autograd.grad(unet(z, t, leaf).sample.sum(), leaf)
+
+    forward, both = count_flops(lambda: unet(z, t, cond)) / 1e12, count_flops(descend) / 1e12
+    encode, decode = count_flops(lambda: vae.encode(x)) / 1e12, count_flops(lambda: vae.decode(z)) / 1e12
+    inversion = settings.num_steps * (3 * forward + settings.nti_inner_steps * both)
+    return {
+        "UNet forward": forward,
+        "UNet forward and gradient": both,
+        "VAE encode": encode,
+        "VAE decode": decode,
+        "textual inversion of a class": settings.ti_steps * settings.ti_batch_size * both,
+        f"null-text inversion of {shots} supports": shots * (encode + inversion),
+        "an image": 2 * settings.num_steps * forward + decode,
+    }
+
+
 def text(result: dict[str, Any]) -> str:
     """The tables."""
     head = [
@@ -284,6 +320,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="images per forward pass")
     parser.add_argument("--seconds", type=float, default=1.0, help="at least, for each part")
     parser.add_argument("--whole", action="store_true", help="all steps, none extrapolated")
+    parser.add_argument("--count", action="store_true", help="only count operations, of Stable Diffusion 1.5")
     parser.add_argument("--out", type=Path, help="write the JSON here")
     options = parser.parse_args(argv)
     options.images = min(options.images, options.batch) if not options.whole else options.images
@@ -294,6 +331,10 @@ def main() -> None:
     options = parse()
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.count:
+        rows = [[name, f"{tflop:.3g}"] for name, tflop in operations(SD15, Invert(), 5).items()]
+        print(table(["Stable Diffusion 1.5, 512 px, the paper's settings", "TFLOP"], rows))
+        return
     result = {"machine": machine(options.device), "device": options.device, "dtype": options.dtype, "backbones": {}}
     for name in options.backbone:
         result["backbones"][name] = measure_backbone(name, options)

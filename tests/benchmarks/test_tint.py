@@ -2,6 +2,7 @@
 
 import pytest
 
+from tinyforge.diffusion.architectures import TINY
 from tinyforge.diffusion.backbone import tiny_backbone
 from tinyforge.recipe import Invert
 
@@ -45,6 +46,21 @@ def test_every_part_runs_and_its_operations_grow_with_its_steps(tint, script):
     assert more["textual inversion"] == 3 * one["textual inversion"]
     assert more["null-text inversion"] > one["null-text inversion"]
     assert more["generation"] == one["generation"]
+
+
+def test_operations_counted_on_shapes_are_those_of_a_run(tint, script):
+    """The tiny architecture's, run with the same settings; the text encoder is what the count leaves out."""
+    count, backbone = script("measure").count_flops, tiny_backbone()
+    settings = Invert(prompt="a {}", initializer="o", ti_steps=2, num_steps=2, nti_inner_steps=1)
+    told = tint.operations(TINY, settings, shots=1)
+    parts = {part.name: part for part in tint.diffusion_parts(backbone, settings, tint.Size(1, 1, 1, 1))}
+    assert 1e12 * told["UNet forward"] == count(parts["UNet forward"].run)
+    assert 1e12 * told["VAE encode"] == count(parts["VAE encode"].run)
+    assert 1e12 * told["an image"] == pytest.approx(count(parts["generation"].run))
+    of_text = count(lambda: backbone.embed(["a b"]))
+    inverted = 1e12 * (told["null-text inversion of 1 supports"] - told["VAE encode"])
+    real = count(parts["null-text inversion"].run) - of_text
+    assert inverted == pytest.approx(real, rel=0.01)  # a fused attention computes its weights anew for the gradient
 
 
 def test_help_tells_what_can_be_asked(tint, capsys):
