@@ -167,3 +167,16 @@ def test_the_licence_is_read_from_the_card(tmp_path, card, licence):
     if card:
         (tmp_path / "README.md").write_text(card)
     assert licence_of(tmp_path) == licence
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is no JSON"), ("[]", "no JSON object"), ("\x00", "is no JSON")])
+def test_a_broken_index_is_named(copy, text, message):
+    (copy / "model_index.json").write_text(text)
+    with pytest.raises(UsageError, match=f"model_index.json: .*{message}"):
+        load_backbone(copy)
+
+
+def test_a_backbone_without_a_tokenizer_is_told_that(copy):
+    shutil.rmtree(copy / "tokenizer")
+    with pytest.raises(MissingError, match="has no tokenizer"):
+        locate(copy)

@@ -207,3 +207,42 @@ def test_the_default_teacher_has_its_own_preprocessing():
     spec = timm_spec(timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0))
     assert (spec.size, spec.fit, spec.crop_pct, spec.resize) == ((224, 224), "crop", 0.9, "bicubic")
     assert spec.mean == pytest.approx((0.485, 0.456, 0.406))
+
+
+@pytest.fixture
+def teacher_folder(tmp_path):
+    from tinyforge.embedded.network import GlyphNet
+
+    kwargs = {"widths": [4, 4, 4], "depth": 1, "embedding_dim": 8}
+    save_file(GlyphNet(**kwargs).state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "embedded:GlyphNet", "kwargs": kwargs, "input": {"size": [16, 16]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_a_truncated_teacher_is_told_as_such(teacher_folder):
+    file = teacher_folder / "model.safetensors"
+    for count in (len(file.read_bytes()) - 10, 20, 0):
+        file.write_bytes(file.read_bytes()[:count])
+        with pytest.raises(RecipeError, match="damaged or cut short"):
+            load_teacher(teacher_folder)
+    file.unlink()
+    with pytest.raises(MissingError, match="no checkpoint"):
+        load_teacher(teacher_folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{}", "has no 'architecture'"),
+        ("[1", "is no JSON"),
+        ("7", "is no JSON"),
+        ('{"architecture": 3, "input": {"size": [16, 16]}}', "config"),
+        ('{"architecture": "embedded:GlyphNet", "kwargs": {"width": 1}, "input": {"size": [16, 16]}}', "width"),
+        ('{"architecture": "embedded:GlyphNet", "input": {"size": [16, 16]}}', "size mismatch"),
+    ],
+)
+def test_a_teacher_with_another_config_is_told_as_such(teacher_folder, config, message):
+    (teacher_folder / "config.json").write_text(config)
+    with pytest.raises(RecipeError, match=message):
+        load_teacher(teacher_folder)

@@ -5,6 +5,7 @@ is downloaded, and nothing when a usable copy is in the cache.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def locate(source: str | Path, *, offline: bool = False, prefer_fp16: bool = Fal
     folder = Path(source).expanduser()
     if folder.is_dir():
         variants = weight_variants(_names(folder), prefer_fp16, folder)
+        _require_small_files(folder)
         return Located(folder.name, folder, variants, fingerprint(folder, variants), licence_of(folder))
     repository = ALIASES.get(str(source), str(source))
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -121,6 +123,7 @@ def cached_snapshot(repository: str) -> Path | None:
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
         weight_variants(_names(folder), False, repository)
+        _require_small_files(folder)
     except (LocalEntryNotFoundError, HFValidationError, UsageError, MissingError):
         return None
     return folder
@@ -174,6 +177,19 @@ def weight_variants(names: Iterable[str], prefer_fp16: bool, source: object) -> 
             raise MissingError(f"{source} has {why} in {part}/; a copy with .safetensors files is needed")
         variants[part] = present[0]
     return variants
+
+
+def _require_small_files(folder: Path) -> None:
+    """Raise UsageError for a model_index.json that is not one, MissingError for a folder without a tokenizer."""
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+    except ValueError as fault:
+        raise UsageError(f"{folder / 'model_index.json'}: is no JSON ({fault}); fetch it again") from fault
+    if not isinstance(index, dict):
+        raise UsageError(f"{folder / 'model_index.json'}: is no JSON object; fetch it again")
+    vocabularies = [("tokenizer.json",), ("vocab.json", "merges.txt")]
+    if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in vocabularies):
+        raise MissingError(f"{folder} has no tokenizer: tokenizer/vocab.json and merges.txt; fetch it again")
 
 
 def _names(folder: Path) -> list[str]:

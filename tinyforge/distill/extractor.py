@@ -1,10 +1,12 @@
 """Feature extractors for the teacher: the embedded one, any timm model, or a local checkpoint of one."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -29,25 +31,67 @@ def load_teacher(source: str | Path, *, offline: bool = True) -> Extractor:
 
     Raises RecipeError (no such source), MissingError (its weights are not here).
     """
-    text = str(source)
+    check_teacher(source, offline=offline)
+    if not str(source).startswith(PREFIX):
+        return _embedded_extractor(Path(source))
+    model, _, file = str(source).removeprefix(PREFIX).partition("@")
+    return _timm_extractor(model, Path(file) if file else None, offline)
+
+
+def check_teacher(source: str | Path, *, offline: bool = True) -> None:
+    """Raise what ``load_teacher`` would of names that are nothing and files that are missing or cut short.
+
+    Builds no network and downloads nothing.
+    """
+    text, folder = str(source), Path(source)
     if text.startswith(PREFIX):
+        from tinyforge.distill.timm_models import check_name, find_weights
+
         model, _, file = text.removeprefix(PREFIX).partition("@")
-        return _timm_extractor(model, Path(file) if file else None, offline)
-    folder = Path(source)
-    if (folder / "config.json").is_file():
-        return _embedded_extractor(folder)
-    if folder.suffix == ".safetensors":
+        check_name(model)
+        if file:
+            _check_checkpoint(Path(file))
+        elif offline:
+            find_weights(model, offline=True)
+    elif (folder / "config.json").is_file():
+        _check_config(folder / "config.json")
+        _check_checkpoint(folder / "model.safetensors")
+    elif folder.suffix == ".safetensors":
         raise RecipeError(f"which network is {text!r} of? Write 'timm:<model>@{text}'")
-    raise RecipeError(f"no teacher at {text!r}: expected a folder with config.json, or 'timm:<model>'")
+    else:
+        raise RecipeError(f"no teacher at {text!r}: expected a folder with config.json, or 'timm:<model>'")
+
+
+def _check_config(file: Path) -> None:
+    try:
+        config = json.loads(file.read_bytes())
+        lacking = [key for key in ("architecture", "input") if key not in config]
+    except (TypeError, ValueError) as fault:
+        raise RecipeError(f"{file}: is no JSON of a teacher: {fault}") from fault
+    if lacking:
+        raise RecipeError(f"{file}: has no {lacking[0]!r}, as a teacher's must")
+
+
+def _check_checkpoint(file: Path) -> None:
+    """The header of a safetensors file tells how long it must be."""
+    if not file.is_file():
+        raise MissingError(f"no checkpoint {file}")
+    if file.suffix != ".safetensors":
+        raise RecipeError(f"{file.name}: only .safetensors checkpoints are read; pickled ones can run programs")
+    try:
+        with safe_open(str(file), "pt"):
+            pass
+    except SafetensorError as fault:
+        raise RecipeError(f"{file}: is damaged or cut short ({fault}); fetch it again") from fault
 
 
 def _embedded_extractor(folder: Path) -> Extractor:
     from tinyforge.embedded.network import load_teacher_network
 
-    module, config = load_teacher_network(folder)
     try:
+        module, config = load_teacher_network(folder)
         spec = InputSpec.from_json(config["input"])
-    except (KeyError, TypeError, ValueError) as fault:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as fault:
         raise RecipeError(f"{folder / 'config.json'}: {fault}") from fault
     return as_extractor(module, spec, str(config.get("name", folder.name)))
 
@@ -65,10 +109,6 @@ def _timm_extractor(model: str, file: Path | None, offline: bool) -> Extractor:
 
 def _load_local(module: nn.Module, model: str, file: Path) -> None:
     """Weights without the classifier; everything else must fit."""
-    if not file.is_file():
-        raise MissingError(f"no checkpoint {file}")
-    if file.suffix != ".safetensors":
-        raise RecipeError(f"{file.name}: only .safetensors checkpoints are read; pickled ones can run programs")
     try:
         fault = module.load_state_dict(load_file(file), strict=False)
     except RuntimeError as error:

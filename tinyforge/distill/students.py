@@ -93,17 +93,26 @@ def build_student(
         raise RecipeError(
             f"a student needs at least 1 class and {SMALLEST_INPUT} px, not {num_classes} and {input_size}"
         )
+    check_student(name, pretrained=pretrained)
     if name.startswith("timm:"):
         return _timm_student(name.removeprefix("timm:"), num_classes, input_size, pretrained, offline)
-    if name not in STUDENTS:
+    return STUDENTS[name](num_classes, input_size)
+
+
+def check_student(name: str, *, pretrained: bool = False) -> None:
+    """Raise RecipeError for a student that there is not, or not with pretrained weights. Builds nothing."""
+    if name.startswith("timm:"):
+        from tinyforge.distill.timm_models import check_name
+
+        check_name(name.removeprefix("timm:"))
+    elif name not in STUDENTS:
         raise RecipeError(
             f"no student {name!r}; there are {', '.join(STUDENTS)} and 'timm:<model>'{_did_you_mean(name)}"
         )
-    if pretrained:
+    elif pretrained:
         raise RecipeError(
             f"student {name!r} has no pretrained weights; set distill.pretrained = false or use a 'timm:' student"
         )
-    return STUDENTS[name](num_classes, input_size)
 
 
 def default_spec(name: str, input_size: int) -> InputSpec:
