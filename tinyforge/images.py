@@ -1,4 +1,4 @@
-"""Labelled images: read and check a folder, a CSV or the sample task; split them; find the same picture twice.
+"""Labelled images: read and check a folder, a CSV or the sample task; split them.
 
 Shapes: H W pixels, always uint8 RGB (H, W, 3), decoded by ``tinyforge.device.preprocess.decode`` and nothing else.
 """
@@ -10,14 +10,14 @@ import json
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from tinyforge.device.preprocess import DecodeFault, decode
+from tinyforge.device.preprocess import DecodeFault, decode, read_file
+from tinyforge.device.report import counted
 from tinyforge.errors import DataError, MissingError
 from tinyforge.registry import near_miss
 
@@ -47,7 +47,7 @@ class Item:
         """uint8 (H, W, 3). Raises DataError when the file has changed since it was read."""
         if isinstance(self.source, np.ndarray):
             return self.source
-        encoded = self.source.read_bytes() if self.source.is_file() else b""
+        encoded = read_file(self.source) if self.source.is_file() else b""
         if hashlib.sha256(encoded).hexdigest() != self.sha256:
             raise DataError(f"{self.source}: changed or removed while it was being used; run the command again")
         return decode(encoded, self.max_pixels)
@@ -139,6 +139,8 @@ def read_images(
     if source == DIGITS:
         return _in_order(read_digits(), classes)
     path = Path(source)
+    if not str(source).strip():
+        raise DataError(f"an empty path was given; give a folder of class folders, a CSV (path,label) or '{DIGITS}'")
     if path.is_dir():
         listing = _list_folder(path)
     elif path.is_file() and path.suffix.lower() == ".csv":
@@ -149,7 +151,8 @@ def read_images(
         )
     order, order_faults = _class_order(listing.labels, classes, complete)
     items, file_faults = _read_entries(listing.entries, {name: i for i, name in enumerate(order)}, max_pixels)
-    _raise_faults(source, [*listing.faults, *order_faults, *file_faults])
+    faults = [*listing.faults, *order_faults, *file_faults]
+    _raise_faults(source, faults if items or faults else ["holds no images"])
     return ImageSet(order, tuple(sorted(items, key=lambda item: (item.label, item.name))), listing.ignored)
 
 
@@ -193,36 +196,59 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in EXTENSIONS
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
-        yield from (Path(root) / name for name in sorted(files) if not _hidden(name))
+def files_below(root: Path, folder: Path, met: dict[tuple[int, int], Path]) -> tuple[list[Path], list[str]]:
+    """(files, faults) of ``folder``, hidden ones aside; links are followed, and each real folder is read once.
+
+    root: what names in faults are relative to. met: real folder -> where it was met first; filled.
+    """
+    files, faults, waiting = [], [], [folder]
+    while waiting:
+        here = waiting.pop()
+        name = here.relative_to(root).as_posix()
+        try:
+            about = here.stat()
+            first = met.setdefault((about.st_dev, about.st_ino), here)
+            above = here != root and root.resolve().is_relative_to(here.resolve())
+            if first != here or above:
+                twin = f"the folder {first.relative_to(root).as_posix()}" if first != here else "a folder above these"
+                faults.append(f"{name}/: leads to {twin}; remove the link, so that every image is read once")
+                continue
+            inside = sorted(path for path in here.iterdir() if not _hidden(path.name))
+        except OSError as error:
+            faults.append(f"{name}/: cannot be read: {error.strerror}")
+            continue
+        faults += [f"{path.name!a}: its name is not UTF-8; rename it" for path in inside if not _is_text(path.name)]
+        waiting += [path for path in reversed(inside) if path.is_dir() and _is_text(path.name)]
+        files += [path for path in inside if not path.is_dir() and _is_text(path.name)]
+    return files, faults
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _list_folder(root: Path) -> _Listing:
-    entries, faults, ignored = [], [], 0
+    entries, ignored, about = [], 0, root.stat()
+    met = {(about.st_dev, about.st_ino): root}
     visible = sorted(path for path in root.iterdir() if not _hidden(path.name))
-    folders = [path for path in visible if path.is_dir()]
+    faults = [f"{path.name!a}: its name is not UTF-8; rename it" for path in visible if not _is_text(path.name)]
+    folders = [path for path in visible if path.is_dir() and _is_text(path.name)]
     for path in visible:
-        if path.is_file() and _is_image(path):
+        if path.is_file() and is_image(path):
             faults.append(f"{path.name}: lies outside any class folder")
         elif path.is_file():
             ignored += 1
     for folder in folders:
-        files = list(_walk(folder))
-        found = [
-            _Entry(path, _nfc(path.relative_to(root).as_posix()), _nfc(folder.name))
-            for path in files
-            if _is_image(path)
-        ]
+        files, strange = files_below(root, folder, met)
+        found = [_Entry(path, _nfc(path.relative_to(root).as_posix()), _nfc(folder.name)) for path in files]
+        found = [entry for entry in found if is_image(entry.path)]
         ignored += len(files) - len(found)
         entries += found
-        if not found:
-            faults.append(f"{folder.name}/: no images in it ({', '.join(sorted(EXTENSIONS))})")
+        faults += strange or ([] if found else [f"{folder.name}/: no images in it ({', '.join(sorted(EXTENSIONS))})"])
     faults += _look_alikes([folder.name for folder in folders])
     return _Listing(tuple(entries), frozenset(_nfc(folder.name) for folder in folders), tuple(faults), ignored)
 
@@ -245,13 +271,16 @@ def _list_csv(path: Path) -> _Listing:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = header
+    try:
+        header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path}: line {reader.line_num + 1}: {error}; is this a CSV (path,label)?") from error
     if not {"path", "label"} <= set(header):
         raise DataError(f"{path}: the first line must be the header 'path,label', not '{','.join(header)}'")
     entries, faults, lines = [], [], {}
-    for row in reader:
-        where = f"line {reader.line_num}"
+    for number, row in rows:
+        where = f"line {number}"
         relative, label = (row["path"] or "").strip(), _nfc((row["label"] or "").strip())
         file = path.parent / relative
         name = _nfc(Path(os.path.relpath(file, path.parent)).as_posix())
@@ -288,12 +317,10 @@ def _read_entries(entries: Iterable[_Entry], labels: dict[str, int], max_pixels:
     items, faults, resident = [], [], 0
     for entry in entries:
         try:
-            encoded = entry.path.read_bytes()
+            encoded = read_file(entry.path)
             rgb = decode(encoded, max_pixels)
         except DecodeFault as fault:
             faults.append(f"{entry.name}: {fault}")
-        except OSError as error:
-            faults.append(f"{entry.name}: {(error.strerror or 'cannot be read').lower()}")
         else:
             keep = resident + rgb.nbytes <= _RESIDENT_BYTES
             resident += rgb.nbytes if keep else 0
@@ -308,7 +335,7 @@ def _raise_faults(source: str | Path, faults: list[str]) -> None:
     listed = [f"  {fault}" for fault in faults[:_MAX_LISTED]]
     if len(faults) > _MAX_LISTED:
         listed.append(f"  ... and {len(faults) - _MAX_LISTED} more")
-    raise DataError("\n".join([f"{source}: {len(faults)} problem{'s' * (len(faults) > 1)}", *listed]))
+    raise DataError("\n".join([f"{source}: {counted(len(faults), 'problem')}", *listed]))
 
 
 # Splitting
@@ -334,8 +361,12 @@ def _parts(images: ImageSet, test_indices: Iterable[int]) -> tuple[ImageSet, Ima
 
 def k_shot_split(images: ImageSet, shots: int, seed: int) -> tuple[ImageSet, ImageSet | None]:
     """(support with ``shots`` images per class, all others or None). Raises DataError: classes with too few images."""
-    short = [f"class '{name}' has {n} images, {shots} are needed" for name, n in images.counts().items() if n < shots]
-    _raise_faults(f"{shots} shots per class", short)
+    short = [
+        f"class '{name}' has {counted(n, 'image')}, {shots} are needed"
+        for name, n in images.counts().items()
+        if n < shots
+    ]
+    _raise_faults(f"{counted(shots, 'shot')} per class", short)
     support, test = _parts(images, (i for members in _shuffled(images, seed) for i in members[shots:]))
     return support, test if len(test) else None
 
@@ -353,47 +384,3 @@ def holdout_split(images: ImageSet, share: float, min_holdout: int, seed: int) -
         images, (i for members, k in zip(shuffled, sizes.values(), strict=True) for i in members[:k])
     )
     return support, test, f"{len(test)} of {len(images)} images held out for testing, {share:.0%} of every class"
-
-
-# The same picture twice
-
-
-def _pixel_hash(rgb: np.ndarray) -> str:
-    return hashlib.sha256(json.dumps(rgb.shape).encode() + np.ascontiguousarray(rgb).tobytes()).hexdigest()
-
-
-def exact_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
-    """Pairs (index in a, index in b) with equal pixels, however they were encoded."""
-    where = defaultdict(list)
-    for j, rgb in enumerate(b.rgb):
-        where[_pixel_hash(rgb)].append(j)
-    return [(i, j) for i, rgb in enumerate(a.rgb) for j in where.get(_pixel_hash(rgb), ())]
-
-
-def _fingerprint(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(difference hash bool (64,), thumbnail float32 (16*16*3,) in [0, 255])."""
-    image = Image.fromarray(rgb)
-    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
-    return bits, np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float32).ravel()
-
-
-def near_duplicates(
-    a: ImageSet, b: ImageSet, *, max_bits: int = 6, max_distance: float = 6.0
-) -> list[tuple[int, int, float]]:
-    """Triples (index in a, index in b, distance) of probably one picture: re-encoded, resized or slightly retouched.
-
-    Both must agree: at most ``max_bits`` of the 64 bits of the difference hash differ, and 16x16 thumbnails by at most
-    ``max_distance`` levels of 255, root mean square. Exact duplicates are among them.
-    Source: the hash is Krawetz 2013, 'Kind of Like That'.
-    """
-    if not len(a) or not len(b):
-        return []
-    bits_a, thumbs_a = map(np.array, zip(*map(_fingerprint, a.rgb), strict=True))
-    bits_b, thumbs_b = map(np.array, zip(*map(_fingerprint, b.rgb), strict=True))
-    pairs = []
-    for i, (bits, thumb) in enumerate(zip(bits_a, thumbs_a, strict=True)):
-        close = np.flatnonzero(np.count_nonzero(bits_b != bits, axis=1) <= max_bits)
-        distances = np.sqrt(np.mean((thumbs_b[close] - thumb) ** 2, axis=1))
-        pairs += [(i, int(j), float(d)) for j, d in zip(close, distances, strict=True) if d <= max_distance]
-    return pairs

@@ -1,22 +1,23 @@
 """Reading, checking and splitting labelled images; finding copies."""
 
 import io
+import os
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tinyforge import images as images_module
+from tinyforge.duplicates import exact_duplicates, near_duplicates
 from tinyforge.errors import DataError
 from tinyforge.images import (
     ImageSet,
     Item,
     content_hash,
-    exact_duplicates,
     holdout_split,
     k_shot_split,
-    near_duplicates,
     read_images,
 )
 
@@ -103,6 +104,52 @@ class TestFolder:
         }.items():
             assert any(name in line and reason in line for line in lines[1:]), (name, lines)
 
+    @pytest.mark.parametrize("kind", ["pipe", "endless"])
+    def test_what_never_ends_is_not_read(self, tmp_path, kind):
+        fill(tmp_path, {"a": 1, "b": 1})
+        if kind == "pipe":
+            os.mkfifo(tmp_path / "a" / "x.png")
+        else:
+            (tmp_path / "a" / "x.png").symlink_to("/dev/zero")
+        assert fault_lines(read_images, tmp_path)[1:] == ["  a/x.png: is not a regular file"]
+
+    @pytest.mark.parametrize(
+        ("link", "to", "told"),
+        [
+            ("a/loop", ".", "leads to the folder a;"),
+            ("a/up", "..", "leads to the folder .;"),
+            ("a/other", "../b", "leads to the folder "),
+            ("c", "b", "leads to the folder b;"),
+            ("a/far", "../..", "leads to a folder above these;"),
+        ],
+    )
+    def test_a_folder_met_twice_is_a_fault(self, tmp_path, link, to, told):
+        root = fill(tmp_path / "data", {"a": 3, "b": 2})
+        (root / link).symlink_to(to)
+        faults = fault_lines(read_images, root)[1:]
+        assert len(faults) == 1
+        assert told in faults[0]
+
+    def test_a_link_to_a_folder_elsewhere_is_followed(self, tmp_path):
+        root = fill(tmp_path / "data", {"a": 1})
+        fill(tmp_path / "elsewhere", {"pictures": 2})
+        (root / "b").symlink_to(tmp_path / "elsewhere" / "pictures")
+        assert read_images(root).names == ("a/00.png", "b/00.png", "b/01.png")
+
+    @pytest.mark.parametrize("name", [b"caf\xe9", b"a/caf\xe9.png", b"a/caf\xe9"])
+    def test_names_that_are_no_text_are_refused(self, tmp_path, name):
+        fill(tmp_path, {"a": 1, "b": 1})
+        path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))  # noqa: PTH118
+        write(path if path.suffix else path / "x.png", picture(3))
+        (fault,) = fault_lines(read_images, tmp_path)[1:]
+        assert "caf\\udce9" in fault
+        assert "not UTF-8; rename it" in fault
+
+    @pytest.mark.parametrize("source", ["", " "])
+    def test_an_empty_path_is_not_the_current_folder(self, tmp_path, monkeypatch, source):
+        monkeypatch.chdir(fill(tmp_path, {"a": 1, "b": 1}))
+        assert "empty path" in fault_lines(read_images, source)[0]
+
     def test_lists_at_most_twenty_faults(self, tmp_path):
         fill(tmp_path, {"a": 1, "b": 1})
         for i in range(30):
@@ -152,6 +199,9 @@ class TestClassOrder:
         found = read_images(fill(tmp_path, {"b": 2}), classes=["a", "b"], complete=False)
         assert found.counts() == {"a": 0, "b": 2}
 
+    def test_a_test_set_may_not_be_empty(self, tmp_path):
+        assert fault_lines(read_images, tmp_path, classes=["a", "b"], complete=False)[1:] == ["  holds no images"]
+
     def test_applies_to_the_sample_task(self):
         order = [str(d) for d in reversed(range(10))]
         found = read_images("digits", classes=order)
@@ -183,7 +233,17 @@ class TestCsv:
         assert "line 3: x/00.png is already listed on line 2" in text
         assert "line 4: needs both a path and a label" in text
         assert "line 6: x/../x/00.png is already listed on line 2" in text
-        assert "gone.png: no such file or directory" in text
+        assert "gone.png: cannot be read: No such file or directory" in text
+
+    def test_names_that_no_file_can_have_are_named(self, tmp_path):
+        fill(tmp_path, {"x": 1})
+        rows = f"path,label\nx/00.png,one\nx/\0.png,two\n{'y' * 5000}.png,two\n"
+        lines = fault_lines(read_images, self.write(tmp_path, rows))
+        assert ["cannot be read" in line for line in lines[1:]] == [True, True]
+
+    def test_needs_to_be_a_table(self, tmp_path):
+        lines = fault_lines(read_images, self.write(tmp_path, f"path,label\n{'y' * 200_000},one\n"))
+        assert "list.csv: line 2: field larger than field limit" in lines[0]
 
     def test_needs_its_header(self, tmp_path):
         assert "header 'path,label'" in fault_lines(read_images, self.write(tmp_path, "file,class\na,b\n"))[0]
@@ -281,7 +341,7 @@ class TestSplits:
     def test_every_class_with_too_few_is_named(self):
         lines = fault_lines(k_shot_split, in_memory({"a": 1, "b": 5, "c": 2}), 3, 0)
         assert [line.strip() for line in lines[1:]] == [
-            "class 'a' has 1 images, 3 are needed",
+            "class 'a' has 1 image, 3 are needed",
             "class 'c' has 2 images, 3 are needed",
         ]
 

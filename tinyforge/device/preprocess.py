@@ -7,6 +7,8 @@ Legend: B batch, H W pixels of the decoded image, h w of the model's input.
 from __future__ import annotations
 
 import io
+import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -40,6 +42,7 @@ TURNS = {  # EXIF orientation -> what makes the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 MAX_RESIZED_PIXELS = 100_000_000
+MAX_FILE_BYTES = 2**30  # of one encoded image
 
 
 class DecodeFault(ValueError):
@@ -52,7 +55,9 @@ def decode(source: bytes | Path, max_pixels: int = 100_000_000) -> np.ndarray:
     More than 8 bits per grey value are scaled to 8, not clipped. Colour profiles are ignored.
     Raises DecodeFault: empty, truncated, not an image, too many pixels (known from the header, before decoding).
     """
-    data = _read(source)
+    data = read_file(source) if isinstance(source, (str, Path)) else bytes(source)
+    if not data:
+        raise DecodeFault("empty file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata and of sizes; both are judged here
         image = _open(data)
@@ -66,14 +71,25 @@ def decode(source: bytes | Path, max_pixels: int = 100_000_000) -> np.ndarray:
             raise DecodeFault(_reason(fault)) from fault
 
 
-def _read(source: bytes | Path) -> bytes:
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file. Raises DecodeFault for what cannot be read, may never end, or is far too large."""
+    file = Path(path)
     try:
-        data = Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
-    except OSError as fault:
-        raise DecodeFault(f"cannot be read: {fault.strerror}") from fault
-    if not data:
-        raise DecodeFault("empty file")
-    return data
+        reason = _unfit(file.stat())
+        if not reason:
+            return file.read_bytes()
+    except (OSError, ValueError) as fault:  # ValueError: a name that no file can have
+        reason = f"cannot be read: {getattr(fault, 'strerror', None) or fault}"
+    raise DecodeFault(reason)
+
+
+def _unfit(about: os.stat_result) -> str:
+    """Why not to read it, or ''."""
+    if stat.S_ISDIR(about.st_mode):
+        return "is a folder; name the image files in it"
+    if not stat.S_ISREG(about.st_mode):
+        return "is not a regular file"
+    return f"is larger than {MAX_FILE_BYTES} bytes" if about.st_size > MAX_FILE_BYTES else ""
 
 
 def _open(data: bytes) -> Image.Image:

@@ -29,6 +29,11 @@ def _text(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 image', '2 images'."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(record: dict[str, Any]) -> str:
     """A score as '85.0 % (79.4-89.3), n = 200'."""
     accuracy, low, high = (100 * record[key] for key in ("accuracy", "low", "high"))
@@ -44,8 +49,8 @@ def outcome_text(outcome: dict[str, Any], what: str) -> str:
     lines = [f"{name}: {outcome[name]}" for name in ("digest", "certificate") if name in outcome]
     lines += [f"{fault['check']}: {fault['message']}" for fault in outcome["faults"]]
     lines += [f"note: {note}" for note in outcome["notes"]]
-    verdict = "passed" if outcome["ok"] else f"FAILED, {len(outcome['faults'])} faults"
-    return "\n".join([*lines, f"{what} {verdict}, {outcome['checks']} checks"])
+    verdict = "passed" if outcome["ok"] else f"FAILED, {counted(len(outcome['faults']), 'fault')}"
+    return "\n".join([*lines, f"{what} {verdict}, {counted(outcome['checks'], 'check')}"])
 
 
 def predictions_text(results: Sequence[dict[str, Any]]) -> str:

@@ -20,7 +20,8 @@ import numpy as np
 
 from tinyforge.device.preprocess import decode
 from tinyforge.device.spec import InputSpec
-from tinyforge.images import ImageSet, Item, content_hash, near_duplicates
+from tinyforge.duplicates import near_duplicates
+from tinyforge.images import ImageSet, Item, content_hash
 from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.inputs import input_size
 from tinyforge.stages.road import Artifact, Road

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from tinyforge.device.preprocess import DecodeFault, decode
+from tinyforge.device.preprocess import DecodeFault, decode, read_file
+from tinyforge.device.report import counted
+from tinyforge.duplicates import exact_duplicates, near_duplicates
 from tinyforge.errors import DataError
 from tinyforge.images import (
-    EXTENSIONS,
     ImageSet,
-    exact_duplicates,
+    files_below,
     holdout_split,
+    is_image,
     k_shot_split,
-    near_duplicates,
     read_images,
 )
 from tinyforge.recipe import Data, Distill
@@ -52,14 +53,15 @@ def gather(data: Data, unlabelled: str | None, seed: int) -> Inputs:
     """Read and split the images of a recipe. Raises DataError naming every faulty file and every train/test
     duplicate.
     """
-    source = data.path or SAMPLE_TASK
+    source = SAMPLE_TASK if data.path is None else data.path
     images = read_images(source, classes=data.classes, max_pixels=data.max_pixels)
-    notes = [] if data.path else [f"no --data given: building the sample task '{SAMPLE_TASK}'"]
+    notes = [] if data.path is not None else [f"no --data given: building the sample task '{SAMPLE_TASK}'"]
     support, test, note = _split(images, data, source, seed)
     notes.append(note)
     if images.ignored:
-        notes.append(f"{images.ignored} files are no images by their extension and were ignored")
+        notes.append(f"{counted(images.ignored, 'file')} ignored: no images by their extension")
     test, warnings = _without_copies(support, test)
+    warnings += _contradictions(support)
     return Inputs(support, test, read_unlabelled(unlabelled, data.max_pixels), tuple(notes), tuple(warnings))
 
 
@@ -70,7 +72,7 @@ def _split(images: ImageSet, data: Data, source: str, seed: int) -> tuple[ImageS
     shots = data.shots or (SAMPLE_SHOTS if source == SAMPLE_TASK else None)
     if shots is not None:
         support, test = k_shot_split(images, shots, seed)
-        return support, test, f"{shots} supports per class by seed {seed}, all other images are the test set"
+        return support, test, f"{counted(shots, 'support')} per class by seed {seed}, all other images are the test set"
     return holdout_split(images, data.holdout, data.min_holdout, seed)
 
 
@@ -84,11 +86,21 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
     similar = {j for _, j, _ in near_duplicates(support, test)} - copies
     warnings = []
     if copies:
-        warnings.append(f"{len(copies)} test images are copies of supports and were left out: {_few(test, copies)}")
+        told = "a copy" if len(copies) == 1 else f"{len(copies)} copies"
+        warnings.append(f"left out of the test images, being {told} of supports: {_few(test, copies)}")
     if similar:
-        warnings.append(f"{len(similar)} test images look nearly like a support: {_few(test, similar)}")
+        warnings.append(f"{counted(len(similar), 'test image')} nearly like a support: {_few(test, similar)}")
     kept = [i for i in range(len(test)) if i not in copies]
     return (test.subset(kept) if kept else None), warnings
+
+
+def _contradictions(support: ImageSet) -> list[str]:
+    """A warning where one picture is a support of two classes."""
+    items = support.items
+    pairs = [(i, j) for i, j in exact_duplicates(support, support) if items[i].label < items[j].label]
+    told = [f"{items[i].name} and {items[j].name}" for i, j in pairs[:5]]
+    more = f" and {len(pairs) - 5} more" if len(pairs) > 5 else ""
+    return [f"the same picture in two classes, one label must be wrong: {'; '.join(told)}{more}"] if pairs else []
 
 
 def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray]:
@@ -97,18 +109,22 @@ def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray
     """
     if folder is None:
         return {}
-    files = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower().lstrip(".") in EXTENSIONS)
-    if not files:
-        raise DataError(f"{folder}: no images there; distill.unlabelled must name a folder of images")
-    found, faults = {}, []
+    root = Path(folder)
+    files, faults = files_below(root, root, {}) if folder.strip() else ([], [])
+    files = [path for path in files if is_image(path)]
+    if not files and not faults:
+        raise DataError(
+            f"{folder or 'an empty path'}: no images there; distill.unlabelled must name a folder of images"
+        )
+    found = {}
     for path in files:
-        encoded = path.read_bytes()
         try:
+            encoded = read_file(path)
             found[hashlib.sha256(encoded).hexdigest()] = decode(encoded, max_pixels)
         except DecodeFault as fault:
-            faults.append(f"  {path}: {fault}")
+            faults.append(f"{path}: {fault}")
     if faults:
-        raise DataError("\n".join([f"{folder}: {len(faults)} files cannot be used", *faults[:20]]))
+        raise DataError("\n  ".join([f"{folder}: {counted(len(faults), 'problem')}", *faults[:20]]))
     return dict(sorted(found.items()))
 
 

@@ -1,0 +1,81 @@
+"""What a build starts from: sources that are empty, endless, contradictory."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyforge.errors import DataError
+from tinyforge.recipe import Data
+from tinyforge.stages.inputs import gather, read_unlabelled
+
+
+def draw(folder, names):
+    """Another picture for every name."""
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(names):
+        pixels = np.random.default_rng([len(folder.name), ord(folder.name[-1]), seed]).integers(0, 255, (8, 8, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for kind in "ab":
+        draw(tmp_path / "photos" / kind, ["0.png", "1.png"])
+    return tmp_path / "photos"
+
+
+def read(photos, **data):
+    return gather(Data(path=str(photos), **data), None, 0)
+
+
+def test_an_empty_path_is_not_the_sample_task():
+    with pytest.raises(DataError, match="empty path"):
+        read("")
+
+
+@pytest.mark.parametrize("test", ["", "empty"])
+def test_a_test_set_that_was_asked_for_must_hold_images(photos, tmp_path, monkeypatch, test):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r"empty path|holds no images"):
+        read(photos, test=test)
+
+
+def test_a_picture_with_two_labels_is_warned_about(photos):
+    assert read(photos).warnings == ()
+    Image.open(photos / "a" / "1.png").save(photos / "b" / "copy.bmp")
+    assert read(photos).warnings == (
+        "the same picture in two classes, one label must be wrong: a/1.png and b/copy.bmp",
+    )
+
+
+def test_notes_count_in_words_that_fit(photos):
+    (photos / "a" / "notes.txt").write_text("")
+    one, two = read(photos, shots=1).notes, read(photos, shots=2).notes
+    assert one[0].startswith("1 support per class")
+    assert two[0].startswith("2 supports per class")
+    assert one[1] == "1 file ignored: no images by their extension"
+
+
+class TestUnlabelled:
+    def test_is_every_picture_once(self, photos):
+        (photos / "again.png").write_bytes((photos / "a" / "0.png").read_bytes())
+        assert len(read_unlabelled(str(photos), 10_000)) == 4
+
+    @pytest.mark.parametrize("folder", ["", "gone"])
+    def test_needs_a_folder(self, folder, photos, monkeypatch):
+        monkeypatch.chdir(photos)
+        with pytest.raises(DataError, match=r"no images there|cannot be read"):
+            read_unlabelled(folder, 10_000)
+
+    def test_what_never_ends_is_not_read(self, photos):
+        os.mkfifo(photos / "x.png")
+        (photos / "y.png").symlink_to("/dev/zero")
+        (photos / "a" / "loop").symlink_to("..")
+        with pytest.raises(DataError) as caught:
+            read_unlabelled(str(photos), 10_000)
+        first, *told = str(caught.value).splitlines()
+        assert first == f"{photos}: 3 problems"
+        assert ["regular file" in line for line in told] == [False, True, True]
