@@ -14,7 +14,7 @@ import pytest
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.preprocess import decode
 from tinyforge.device.verify import verify_bundle
-from tinyforge.errors import GateError
+from tinyforge.errors import BundleError, GateError, RecipeError
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.stages import STAGES, dry_run, forge
 
@@ -43,6 +43,32 @@ def test_a_build_leaves_a_bundle_that_verifies(built):
         score["n"] == 16 and score["low"] <= score["accuracy"] <= score["high"] for score in result["scores"].values()
     )
     assert result["chosen"].startswith("onnx")  # the Pi's recipe; OpenVINO models are measured, not eligible
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("teacher.name", "nowhere", "no teacher at 'nowhere'"),
+        ("teacher.name", "timm:resnet10tt", "timm has no model"),
+        ("distill.student", "conv5", "no student 'conv5'"),
+        ("distill.student", "timm:resnet10tt", "timm has no model"),
+    ],
+)
+def test_wrong_models_are_told_before_the_first_stage(forge_inputs, tmp_path, key, value, message):
+    recipe = recipe_for(forge_inputs, f'{key}="{value}"')
+    lines: list[str] = []
+    with pytest.raises(RecipeError, match=message):
+        forge(recipe, load_target(recipe.target), tmp_path, log=told(lines))
+    assert not [line for line in lines if line.startswith("invert")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_bundles_place_is_told_before_the_first_stage(forge_inputs, tmp_path):
+    recipe = recipe_for(forge_inputs)
+    (tmp_path / f"{recipe.name}-{recipe.target}").mkdir()
+    with pytest.raises(BundleError, match="is in the way and is not a bundle"):
+        forge(recipe, load_target(recipe.target), tmp_path, log=told([]))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_report_shows_the_certificate_of_the_bundle(built):

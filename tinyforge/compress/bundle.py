@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from tinyforge.compress.card import model_card
+from tinyforge.compress.place import check_place
 from tinyforge.compress.variants import REFERENCE, Variant
 from tinyforge.device import bundle as device_bundle
 from tinyforge.device.claims import claims
-from tinyforge.device.folder import BundleFault, parse_json
 from tinyforge.device.seal import bundle_files, digest_of, hash_files, record_bytes, sealed
 from tinyforge.device.selftest import Model, write_golden
 from tinyforge.device.spec import InputSpec
 from tinyforge.device.verify import verify_bundle
-from tinyforge.errors import BundleError, GateError
+from tinyforge.errors import GateError
 
 PACKAGE = "tinyforge_device"
 FLOORS = {"numpy": "1.26", "Pillow": "10.3", "onnxruntime": "1.20", "openvino": "2025.0"}
@@ -85,7 +85,7 @@ def write_bundle(folder: Path, contents: Contents, *, overwrite: bool = False) -
     Raises BundleError when it may not be replaced, GateError when the finished bundle does not verify. On any error,
     what was there before is untouched.
     """
-    _check_replaceable(folder, contents, overwrite)
+    check_place(folder, contents.name, contents.target, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         finished = Path(scratch) / "new"
@@ -96,17 +96,6 @@ def write_bundle(folder: Path, contents: Contents, *, overwrite: bool = False) -
             raise GateError(f"the finished bundle does not pass its own verification: {faults}")
         _swap(finished, folder, Path(scratch) / "old")
     return folder
-
-
-def _check_replaceable(folder: Path, contents: Contents, overwrite: bool) -> None:
-    if overwrite or not (folder.exists() or folder.is_symlink()):
-        return
-    try:
-        record = parse_json((folder / device_bundle.RECORD).read_bytes(), device_bundle.RECORD)
-    except (OSError, BundleFault) as fault:
-        raise BundleError(f"{folder} is in the way and is not a bundle ({fault}); --overwrite replaces it") from fault
-    if (record.get("name"), record.get("target")) != (contents.name, contents.target):
-        raise BundleError(f"{folder} is the bundle of another recipe, {record.get('name')!r}; --overwrite replaces it")
 
 
 def _write(root: Path, contents: Contents) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyforge.compress.place import check_place
 from tinyforge.recipe import Recipe
 from tinyforge.stages import bench, compress, distill, invert, synthesize, telling
 from tinyforge.stages.road import Artifact, Job, Road, start
@@ -47,6 +48,8 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
     ``how``: the other fields of ``Job``. Raises tinyforge.errors.*, GateError when something promised was missed.
     """
     road = start(Job(recipe, target, Path(out), **how))
+    if until == "bench":
+        check_place(road.bundle_path, road.recipe.name, target.name, overwrite=road.job.overwrite)
     advance(road, until)
     result: dict[str, Any] = {"stages": {name: str(one.path) for name, one in road.done.items()}}
     if "distill" in road.done:
@@ -60,12 +63,23 @@ def advance(road: Road, until: str) -> None:
     """Run the cached stages up to and with ``until``, or all of them for 'bench', but for those that ``road.done``
     holds; then it holds their folders.
     """
+    if not road.done:
+        check_models(road)
     for stage in CACHED[: STAGES.index(until) + 1]:
         if stage.name in road.done:
             continue
         _run(road, stage)
         if stage.name == "invert":
             invert.check_domain(road)
+
+
+def check_models(road: Road) -> None:
+    """Raise what later stages would, of a teacher and a student that are not there, before anything is computed."""
+    from tinyforge.distill.extractor import check_teacher
+    from tinyforge.distill.students import check_student
+
+    check_teacher(road.teacher_choice.source, offline=road.job.offline)
+    check_student(road.recipe.distill.student, pretrained=road.recipe.distill.pretrained)
 
 
 def dry_run(recipe: Recipe, target: Target, out: Path, **how: Any) -> list[dict[str, Any]]:
