@@ -54,3 +54,37 @@ def test_what_cannot_be_trained_is_refused(arguments, message, tmp_path, photos)
     refused = run(*arguments, *given, "--out", tmp_path / "out")
     assert refused.exit_code == 2, refused.output
     assert message in refused.output
+
+
+def test_a_pool_of_other_data_is_not_taken_for_the_data_given(photos, tmp_path):
+    given = ("photos", "--out", tmp_path / "out", "--student", "conv4", "--epochs", 1, "--size", 16)
+    first = run(*given, "--data", photos)
+    assert first.exit_code == 0, first.output
+    moved = photos.rename(tmp_path / "moved")
+    assert run(*given, "--data", moved).exit_code == 0, "the same files elsewhere are the same data"
+    assert run(*given).exit_code == 0, "without --data it goes on"
+    (moved / "apple" / "3.png").unlink()
+    refused = run(*given, "--data", moved)
+    assert refused.exit_code == 2, refused.output
+    assert "made from other files than those given now" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("glyphs", "--fonts", "/nope"), "no fonts below /nope"),
+        (("photos", "--data", "PHOTOS", "--device", "nope"), "--device nope: is no device"),
+        (("photos", "--data", "PHOTOS", "--device", "nope", "--student", "conv4"), "--device nope: is no device"),
+        (("glyphs", "--device", "meta"), "only cpu and cuda"),
+        (("glyphs", "--out", "/dev/null"), "/dev/null is not a folder"),
+        (("photos", "--data", "PHOTOS", "--out", "/dev/null"), "/dev/null is not a folder"),
+        (("photos", "--data", "PHOTOS", "--out", "/dev/null/x", "--student", "conv4"), "/dev/null is not a folder"),
+        (("glyphs", "--data", "/nope"), "/nope: no strokes_"),
+    ],
+)
+def test_what_is_no_font_device_or_folder_is_refused_at_once(arguments, message, tmp_path, photos):
+    place = () if "--out" in arguments else ("--out", tmp_path / "out")
+    refused = run(*(photos if one == "PHOTOS" else one for one in arguments), *place)
+    assert refused.exit_code == 2, refused.output
+    assert message in refused.output
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tinyforge import embedded
+from tinyforge.folders import check_out
 from tinyforge.recipe import Distill
 
 BATCH = 128
@@ -43,19 +44,21 @@ def pretrain_student(
     """Train ``student`` on every training class of the pool in out/work/pool (read from ``data`` where it is not
     there yet) and write out/students/<name>; continues from its last checkpoint. size: pixels that it sees.
 
-    Raises ValueError without data, RecipeError for an unknown student.
+    Raises ValueError without data, for a pool of other data and an unknown device, RecipeError for an unknown student,
+    UsageError for an ``out`` that is no folder.
     """
     from tinyforge.distill.pixels import pack
-    from tinyforge.distill.start import train_start
-    from tinyforge.distill.students import default_spec
-    from tinyforge.embedded.pretrain.photos import build_pool
+    from tinyforge.distill.pretraining import train_start
+    from tinyforge.distill.students import check_student, default_spec
+    from tinyforge.embedded.pretrain.origin import check_device
+    from tinyforge.embedded.pretrain.photos import ensure_pool
 
+    check_out(out)
+    check_device(device)
+    check_student(student)
     pool, folder = out / "work" / "pool", student_folder(out, student)
     spec = default_spec(student, size)
-    if not (pool / "classes.json").is_file():
-        if not data:
-            raise ValueError("photos need --data: a folder of class folders, repeatable")
-        build_pool(data, pool)
+    ensure_pool(data, pool)
     images, labels, names = training_images(pool)
     log(f"{student}: {len(labels)} images of {len(names)} classes, {epochs} epochs at {size} px")
     settings = Distill(

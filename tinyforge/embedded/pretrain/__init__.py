@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from tinyforge.embedded.network import build, load_teacher_network
+from tinyforge.folders import check_out
 
 from . import autoencoder, captions, export, loop, teacher, unet
 from .design import DESIGNS, Design
+from .origin import check_device, require_origin
 from .photos import load_photos
-from .source import Source, load_glyphs
+from .source import Source, glyph_origin, load_glyphs
 
 __all__ = ["DESIGNS", "Design", "pretrain", "train_domain"]
 
@@ -40,7 +42,8 @@ def pretrain(
 
     data: of glyphs, Omniglot strokes_*.zip files or folders of them (may be empty); of photos, folders of class
     folders. fonts: folders searched for fonts. minutes: for each part; turned into a number of steps by timing a few,
-    and kept in out/work/steps.json. Raises ValueError for an unknown domain, or photos without data.
+    and kept in out/work/steps.json. Raises ValueError for an unknown domain or device, glyphs without fonts, photos
+    without data, and a pool in out/work that was made of other files; UsageError for an ``out`` that is no folder.
     """
     if domain not in DESIGNS:
         raise ValueError(f"unknown domain {domain!r}: {' or '.join(DESIGNS)}")
@@ -49,13 +52,14 @@ def pretrain(
         handler.emit = lambda record: log(record.getMessage())  # type: ignore[method-assign]
         logging.getLogger(__name__).addHandler(handler)
         logging.getLogger(__name__).setLevel(logging.INFO)
-    pool = out / "work" / "pool"
-    if domain == "photos":
-        if not data and not (pool / "classes.json").is_file():
-            raise ValueError("photos need --data: a folder of class folders, repeatable")
-        source = load_photos(pool, data, device)
-    else:
-        source = load_glyphs(pool, fonts or [Path("/usr/share/fonts")], data, seed)
+    check_out(out)
+    check_device(device)
+    pool, roots = out / "work" / "pool", fonts or [Path("/usr/share/fonts")]
+    if domain == "glyphs" and (fonts or data):
+        origin = glyph_origin(roots, data)
+        if (pool / "classes.json").is_file():
+            require_origin(pool, origin)
+    source = load_photos(pool, data, device) if domain == "photos" else load_glyphs(pool, roots, data, seed)
     design = DESIGNS[domain]
     return train_domain(
         source, out, design, minutes=design.minutes | (minutes or {}), seed=seed, resume=resume, device=device

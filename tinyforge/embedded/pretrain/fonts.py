@@ -121,10 +121,17 @@ def candidates() -> list[str]:
 
 
 def font_files(roots: list[Path], seed: int) -> list[Path]:
-    """TrueType and OpenType files below the roots: one of each family first, the rest after, shuffled by the seed."""
+    """TrueType and OpenType files below the roots: one of each family first, the rest after, shuffled by the seed.
+
+    Raises ValueError when there is none, or a root is no folder.
+    """
     rng = np.random.default_rng(seed)
     files = sorted(p for root in roots for p in root.rglob("*") if p.suffix.lower() in {".ttf", ".otf"})
     files = [p for p in files if p.stat().st_size < 12_000_000 and "emoji" not in p.name.lower()]
+    absent = [root for root in roots if not root.is_dir()]
+    if absent or not files:
+        named = ", ".join(map(str, absent or roots))
+        raise ValueError(f"no fonts below {named}: name folders of .ttf or .otf files with --fonts")
     order = rng.permutation(len(files))
     seen: Counter[str] = Counter()
     ranked = []
@@ -188,9 +195,9 @@ def render(roots: list[Path], *, per_class: int, seed: int, chars: list[str] | N
                 labels.append(i)
                 fonts.append(number)
                 count[chars[i]] += 1
-    shape = (0, RENDER, RENDER)
-    stack = np.stack(bitmaps) if bitmaps else np.zeros(shape, np.uint8)
-    return Glyphs(stack, np.array(labels, np.int64), np.array(fonts, np.int64), tuple(chars))
+    if not bitmaps:
+        raise ValueError(f"none of the fonts below {', '.join(map(str, roots))} draws a character that is wanted")
+    return Glyphs(np.stack(bitmaps), np.array(labels, np.int64), np.array(fonts, np.int64), tuple(chars))
 
 
 def _unit(bitmaps: np.ndarray) -> np.ndarray:

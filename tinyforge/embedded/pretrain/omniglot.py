@@ -41,11 +41,22 @@ def parse(text: str) -> Strokes:
     return strokes
 
 
+def archives(sources: list[Path]) -> list[Path]:
+    """The archives among files and below folders. Raises ValueError for what is none, or holds none."""
+    found = []
+    for source in sources:
+        mine = sorted(source.rglob("strokes_*.zip")) if source.is_dir() else [source]
+        wrong = [one for one in mine if not (one.is_file() and zipfile.is_zipfile(one))]
+        if wrong or not mine:
+            raise ValueError(f"{(wrong or [source])[0]}: no strokes_*.zip of Omniglot")
+        found += mine
+    return found
+
+
 def read(sources: list[Path]) -> dict[str, list[Strokes]]:
     """ "alphabet/character" → its drawings, from strokes_*.zip files or folders holding them."""
-    archives = [p for s in sources for p in (sorted(s.rglob("strokes_*.zip")) if s.is_dir() else [s])]
     drawings: dict[str, dict[str, Strokes]] = defaultdict(dict)
-    for archive in archives:
+    for archive in archives(sources):
         with zipfile.ZipFile(archive) as handle:
             for name in sorted(handle.namelist()):
                 parts = name.split("/")

@@ -25,6 +25,7 @@ from torch import Tensor
 from tinyforge.device.preprocess import DecodeFault, decode, resize
 from tinyforge.device.spec import InputSpec
 
+from .origin import keep_origin, origin_of, require_origin
 from .source import Source
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def build_pool(roots: list[Path], cache: Path) -> None:
     Files that can't be read are left out and counted in the log. classes.json is written last.
     """
     groups = listed(roots)
+    keep_origin(cache, photo_origin(groups))
     files = [(label, file) for label, group in enumerate(groups.values()) for file in group]
     cache.mkdir(parents=True, exist_ok=True)
     pixels = np.lib.format.open_memmap(cache / "images.npy", "w+", np.uint8, (len(files), SIZE, SIZE, 3))
@@ -94,6 +96,22 @@ def build_pool(roots: list[Path], cache: Path) -> None:
     np.save(cache / "labels.npy", labels[:place])
     log.info("photos: %d images of %d classes, %d unreadable", place, len(groups), len(files) - place)
     (cache / "classes.json").write_text(json.dumps([{"role": role, "name": name} for role, name in groups], indent=1))
+
+
+def ensure_pool(roots: list[Path], cache: Path) -> None:
+    """Build the pool where it is not there yet. Raises ValueError without data, or when it is one of other data."""
+    there = (cache / "classes.json").is_file()
+    if not roots and not there:
+        raise ValueError("photos need --data: a folder of class folders, repeatable")
+    if not there:
+        build_pool(roots, cache)
+    elif roots:
+        require_origin(cache, photo_origin(listed(roots)))
+
+
+def photo_origin(groups: dict[tuple[str, str], list[Path]]) -> dict[str, object]:
+    """See ``origin``; groups: of ``listed``."""
+    return origin_of((f"{role} {name}", file) for (role, name), files in groups.items() for file in files)
 
 
 def _read(files: list[tuple[int, Path]]) -> Iterator[tuple[int, np.ndarray | None]]:
@@ -111,8 +129,7 @@ def _read(files: list[tuple[int, Path]]) -> Iterator[tuple[int, np.ndarray | Non
 
 def load_photos(cache: Path, roots: list[Path], device: str = "cpu") -> Source:
     """The photo domain from its cache, built on the first call (minutes). On a GPU all images are kept there."""
-    if not (cache / "classes.json").is_file():
-        build_pool(roots, cache)
+    ensure_pool(roots, cache)
     classes = json.loads((cache / "classes.json").read_text())
     labels = torch.from_numpy(np.load(cache / "labels.npy"))
     pixels = np.load(cache / "images.npy", mmap_mode="r")

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import glyphs
+from . import fonts, glyphs, omniglot
+from .origin import keep_origin, origin_of
 
 HELD_OUT = ("hebrew", "osmanya", "omniglottagalog", "omniglotearlyaramaic")
 """Scripts no part is trained on: the teacher is chosen, and all measures are taken, on these."""
@@ -65,8 +66,16 @@ def glyph_source(pool: glyphs.Pool, held_out: tuple[str, ...] = HELD_OUT) -> Sou
     return Source(pool.names, pool.characters, 32, weights, counts, draw)
 
 
+def glyph_origin(roots: list[Path], drawings: list[Path]) -> dict[str, object]:
+    """See ``origin``. Raises ValueError for a folder that is not there, or without fonts."""
+    files = [("font", file) for file in fonts.font_files(roots, 0)]
+    return origin_of([*files, *(("drawings", file) for file in omniglot.archives(drawings))])
+
+
 def load_glyphs(cache: Path, roots: list[Path], drawings: list[Path], seed: int) -> Source:
-    """The glyph domain from its cache, built on the first call (minutes)."""
+    """The glyph domain from its cache, built on the first call (minutes). Raises ValueError without fonts."""
     if not (cache / "classes.json").is_file():
-        glyphs.save_pool(glyphs.build_pool(roots, drawings, seed=seed), cache)
+        pool = glyphs.build_pool(roots, drawings, seed=seed)
+        keep_origin(cache, glyph_origin(roots, drawings))
+        glyphs.save_pool(pool, cache)
     return glyph_source(glyphs.load_pool(cache))

@@ -10,6 +10,7 @@ from tinyforge.errors import DataError, UsageError
 from tinyforge.fewshot.datasets import BENCHMARKS, find_classes, read_classes
 from tinyforge.fewshot.episodes import EpisodeList, Protocol, draw_episodes, load_episodes
 from tinyforge.fewshot.methods import Method, expand
+from tinyforge.folders import check_out
 from tinyforge.recipe import Recipe
 from tinyforge.stages.starts import ABOUT, shipped_start
 
@@ -75,6 +76,7 @@ def prepare(
     count: default 20, or all of ``episodes_file``. extra: default 0, or for 'real-extra' as many as synthetic ones.
     Raises DataError, UsageError.
     """
+    check_out(out)
     wanted = expand(methods, alphas)
     if not wanted:
         raise UsageError("no method given")
