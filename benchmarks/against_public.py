@@ -68,7 +68,8 @@ def run_public(code: Any, task: Task, label: int, factor: int) -> Made:
         for one in task.planned
         if one.label == label
     ]
-    return public_code.run_class(code, task.source, task.images[members], task.settings, own, factor, task.seed + label)
+    images = task.images[members].contiguous()  # the layout in which it reads them itself; its noise follows it
+    return public_code.run_class(code, task.source, images, task.settings, own, factor, task.seed + label)
 
 
 def joined(parts: list[Made]) -> Made:

@@ -49,8 +49,8 @@ from tinyforge.store import write_atomic
 DINO = "vit_small_patch16_224.dino"
 PATIENCE = 10.0  # seconds; a part that takes longer is run once, and counted while it is timed
 STUDENT_PIXELS = 32
-FEW = {"glyphs": (10, 5), "photos": (10, 5), "sd15": (1, 1)}
-"""Steps of textual inversion, and DDIM steps, that are run without --whole."""
+FEW = {"glyphs": (10, 5, 5), "photos": (10, 5, 5), "sd15": (1, 1, 1)}
+"""Steps of textual inversion, DDIM steps, and inner steps of null-text inversion that are run without --whole."""
 
 
 @dataclass(frozen=True)
@@ -187,24 +187,27 @@ def models(name: str, device: str, dtype: str) -> tuple[Backbone, Extractor, Inv
 
 
 def shortened(settings: Invert, name: str) -> Invert:
-    ti_steps, num_steps = FEW[name]
-    return settings.model_copy(update={"ti_steps": ti_steps, "num_steps": num_steps})
+    few = zip(("ti_steps", "num_steps", "nti_inner_steps"), FEW[name], strict=True)
+    return settings.model_copy(update={key: min(value, getattr(settings, key)) for key, value in few})
 
 
-def extrapolate(rows: list[dict[str, Any]], settings: Invert, steps_run: int, classes: int, shots: int) -> dict:
-    """Seconds that ``classes`` of ``shots`` supports would take at ``settings``, by the rates of ``rows``.
+def extrapolate(rows: list[dict[str, Any]], run: Invert, settings: Invert, classes: int, shots: int) -> dict:
+    """Seconds that ``classes`` of ``shots`` supports would take at ``settings``, by the rates of ``rows`` at ``run``.
 
-    steps_run: the DDIM steps behind the row of generation; its other time is the decoder's.
+    A timestep of null-text inversion is three forward passes and its inner steps; an image is its steps and a decoding.
+    Raises KeyError where a row is missing.
     """
-    rate = {one["part"]: one["per_s"] for one in rows}
-    decode = 1.0 / rate["VAE decode"]
-    per_step = max(0.0, 1.0 / rate["generation"] - decode) / steps_run
+    cost = {one["part"]: 1.0 / one["per_s"] for one in rows}
+    per_step = max(0.0, cost["generation"] - cost["VAE decode"]) / run.num_steps
+    passes = 3 * cost["UNet forward"]
+    inner = max(0.0, cost["null-text inversion"] - passes) / run.nti_inner_steps
+    support = settings.num_steps * (passes + settings.nti_inner_steps * inner)
     return {
         "classes": classes,
         "shots": shots,
-        "textual_inversion_s": classes * settings.ti_steps * settings.ti_batch_size / rate["textual inversion"],
-        "null_text_inversion_s": classes * shots * settings.num_steps / rate["null-text inversion"],
-        "image_s": decode + settings.num_steps * per_step,
+        "textual_inversion_s": classes * settings.ti_steps * settings.ti_batch_size * cost["textual inversion"],
+        "null_text_inversion_s": classes * shots * support,
+        "image_s": cost["VAE decode"] + settings.num_steps * per_step,
     }
 
 
@@ -217,7 +220,8 @@ def measure_backbone(name: str, options: argparse.Namespace) -> dict[str, Any]:
     parts = diffusion_parts(backbone, settings, size)
     if options.dtype in ("float32", "bfloat16"):  # the precisions that a student is trained in
         parts += distill_parts(extractor, size, options.device, options.dtype)
-    rows = []
+    parts = [part for part in parts if not options.parts or part.name in options.parts]
+    rows, complete = [], not options.whole and not options.parts
     for part in parts:
         rows.append(measured(part, options.device, getattr(torch, options.dtype), shape, options.seconds))
         print(f"{name}: {part.name} {rows[-1]['per_s']:.3g} {part.unit}s/s", flush=True)
@@ -225,8 +229,8 @@ def measure_backbone(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "settings": settings.model_dump(mode="json"),
         "size": vars(size),
         "parts": rows,
-        "extrapolated": None if options.whole else extrapolate(rows, full, settings.num_steps, 1, 5),
-        "extrapolated_to": None if options.whole else full.model_dump(mode="json"),
+        "extrapolated": extrapolate(rows, settings, full, 1, 5) if complete else None,
+        "extrapolated_to": full.model_dump(mode="json") if complete else None,
     }
 
 
@@ -311,6 +315,7 @@ def cells(one: dict[str, Any]) -> list[str]:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", nargs="+", default=["glyphs", "photos"], choices=list(FEW))
+    parser.add_argument("--parts", nargs="+", default=[], help="names of the table's rows; default: all")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--threads", type=int, help="of torch; default: as many as it chooses")

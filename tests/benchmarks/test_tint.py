@@ -24,12 +24,14 @@ def test_the_share_is_that_of_the_better_ceiling(tint):
 
 
 def test_what_all_steps_would_take_follows_from_the_rates(tint):
-    rates = {"VAE decode": 10.0, "textual inversion": 20.0, "null-text inversion": 5.0, "generation": 2.0}
-    rows = [{"part": name, "per_s": rate} for name, rate in rates.items()]
-    far = tint.extrapolate(rows, Invert(ti_steps=100, ti_batch_size=4, num_steps=25), 4, classes=2, shots=5)
-    assert far["textual_inversion_s"] == 2 * 100 * 4 / 20
-    assert far["null_text_inversion_s"] == 2 * 5 * 25 / 5
-    assert far["image_s"] == pytest.approx(0.1 + 25 * (0.5 - 0.1) / 4)
+    costs = {"VAE decode": 0.1, "textual inversion": 0.05, "null-text inversion": 0.5, "generation": 0.5}
+    rows = [{"part": name, "per_s": 1 / cost} for name, cost in {**costs, "UNet forward": 0.1}.items()]
+    run, full = Invert(ti_steps=1, num_steps=4, nti_inner_steps=2), Invert(ti_steps=100, ti_batch_size=4)
+    far = tint.extrapolate(rows, run, full, classes=2, shots=5)
+    assert far["textual_inversion_s"] == pytest.approx(2 * 100 * 4 * 0.05)
+    assert far["null_text_inversion_s"] == pytest.approx(2 * 5 * 25 * (0.3 + 10 * 0.1))
+    assert far["image_s"] == pytest.approx(0.1 + 25 * 0.1)
+    assert tint.extrapolate(rows, run, run, 1, 1)["image_s"] == pytest.approx(0.5)
 
 
 def test_every_part_runs_and_its_operations_grow_with_its_steps(tint, script):
