@@ -3,6 +3,7 @@
 from typing import Any
 
 from tinyforge.device.bundle import Bundle, load_bundle
+from tinyforge.device.plain import plain
 from tinyforge.device.report import scores_text, table
 
 PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
@@ -77,9 +78,9 @@ def bundle_text(bundle: Bundle) -> str:
     scores = bundle.record["scores"]
     return "\n\n".join(
         (
-            f"{bundle.name} for {bundle.target}: {size}\nclasses: {', '.join(bundle.classes)}",
+            f"{plain(f'{bundle.name} for {bundle.target}')}: {size}\nclasses: {plain(', '.join(bundle.classes))}",
             table(["model (* chosen)", "runtime", "precision", "size_kib", *PERCENTILES], rows),
             scores_text(scores) if scores else "no scores: there were no test images",
-            f"certificate: {bundle.record['certificate']['statement']}\ndigest: {bundle.digest}",
+            f"certificate: {plain(bundle.record['certificate']['statement'])}\ndigest: {bundle.digest}",
         )
     )

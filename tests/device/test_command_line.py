@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from tinyforge.device.__main__ import main
-from tinyforge.device.report import predictions_text, scores_text, table
+from tinyforge.device.plain import plain
+from tinyforge.device.report import outcome_text, predictions_text, scores_text, table
 from tinyforge.device.stats import score
 
 from .conftest import colour_picture, edit_record, encode, rehash, run_module
@@ -134,13 +135,52 @@ def test_unopenable_model_is_2(bundle_path, photos, capsys):
 def test_missing_runtime_is_3(built_bundle, photos, tmp_path, monkeypatch):
     """A module of that name which cannot be imported stands for one that is not installed."""
     (tmp_path / "absent").mkdir()
-    (tmp_path / "absent/onnxruntime.py").write_text("raise ImportError('not here')\n")
+    (tmp_path / "absent/onnxruntime.py").write_text("raise ModuleNotFoundError('not here', name='onnxruntime')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"))
     for arguments in (["predict", ".", photos[0]], ["selftest", "."], ["bench", "."]):
         done = run_module(built_bundle, *arguments)
         assert done.returncode == 3, arguments
         assert done.stderr.startswith("error: onnxruntime is not installed")
     assert run_module(built_bundle, "predict", ".", photos[0], "--variant", "openvino-fp16").returncode == 0
+
+
+def test_a_runtime_that_cannot_be_imported_is_not_called_absent(built_bundle, photos, tmp_path, monkeypatch):
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libfoo.so: cannot open')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run_module(built_bundle, "predict", ".", photos[0])
+    assert done.returncode == 3
+    assert "onnxruntime is installed, but cannot be imported (libfoo.so: cannot open)" in done.stderr
+
+
+def test_an_interrupt_while_a_runtime_is_imported_is_130(built_bundle, photos, tmp_path, monkeypatch):
+    """As numpy's C interface does, the module takes the interrupt for a broken import."""
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.2)\n"
+        "except KeyboardInterrupt:\n    pass\n"
+        "raise ImportError('numpy.core.multiarray failed to import')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for command in (["predict", ".", photos[0]], ["verify", "."]):
+        done = run_module(built_bundle, *command)
+        assert (done.returncode, done.stderr) == (130, "error: interrupted\n"), done.stdout
+
+
+@pytest.mark.parametrize("sign", ["\x1b[2J", "\u202e", "\n", "\x00", "\u2028", "\udce9", "\x9b"])
+def test_what_steers_a_terminal_is_written_out(sign):
+    shown = plain(f"a{sign}b")
+    assert shown.isprintable()
+    assert shown == f"a{sign.encode('unicode_escape').decode()}b"
+    answers = [{"image": "x.png", "answers": [{"class": f"a{sign}b", "probability": 1.0}]}]
+    assert predictions_text(answers) == f"x.png: {shown} 100.0 %"
+    assert table(["name"], [[f"a{sign}b"]]).splitlines()[2] == shown
+    fault = {"check": "file", "message": f"a{sign}b"}
+    assert f"file: {shown}\n" in outcome_text({"ok": False, "checks": 1, "faults": [fault], "notes": []}, "verify")
+
+
+def test_letters_of_all_scripts_stay():
+    text = "caf\u00e9 \u4eba \U0001f469\u200d\U0001f373 \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    assert plain(text) == text
 
 
 def test_missing_numpy_is_3(built_bundle, tmp_path, monkeypatch):

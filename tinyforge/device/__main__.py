@@ -65,6 +65,7 @@ def _counts(text: str) -> list[int]:
 
 def _predict(options: argparse.Namespace) -> tuple[Any, str, int]:
     from .bundle import load_bundle
+    from .plain import plain
     from .predict import open_bundle, predict
     from .report import predictions_text
 
@@ -72,7 +73,7 @@ def _predict(options: argparse.Namespace) -> tuple[Any, str, int]:
     results = predict(bundle, open_bundle(bundle, options.variant), options.images, options.top)
     failed = [result for result in results if "error" in result]
     for result in failed:
-        print(f"{result['image']}: {result['error']}", file=sys.stderr)
+        print(plain(f"{result['image']}: {result['error']}"), file=sys.stderr)
     return {"predictions": results}, predictions_text(results), 2 if failed else 0
 
 
@@ -134,7 +135,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from .plain import plain
+
+    print("error: " + "\n".join(plain(line) for line in message.split("\n")), file=sys.stderr)
     return code
 
 

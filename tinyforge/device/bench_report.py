@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .plain import plain
 from .report import percent, table
 
 COLUMNS = ("p50_ms", "p90_ms", "p99_ms", "runs", "load_ms", "peak_rss_mib")
@@ -16,7 +17,7 @@ def bench_text(report: dict[str, Any]) -> str:
 
 
 def _head(machine: dict[str, Any]) -> str:
-    head = f"{machine['cpu']}, {machine['architecture']}, {machine['cores']} cores"
+    head = f"{plain(machine['cpu'])}, {machine['architecture']}, {machine['cores']} cores"
     warning = "\nEMULATED: these latencies are of an emulator and say nothing of a board"
     return head + warning if machine["emulated"] else head
 

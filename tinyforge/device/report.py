@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .plain import plain
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned columns: text to the left, numbers to the right, '-' for None."""
@@ -26,7 +28,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else plain(value)
 
 
 def counted(number: int, noun: str) -> str:
@@ -49,6 +51,7 @@ def outcome_text(outcome: dict[str, Any], what: str) -> str:
     lines = [f"{name}: {outcome[name]}" for name in ("digest", "certificate") if name in outcome]
     lines += [f"{fault['check']}: {fault['message']}" for fault in outcome["faults"]]
     lines += [f"note: {note}" for note in outcome["notes"]]
+    lines = [plain(line) for line in lines]
     verdict = "passed" if outcome["ok"] else f"FAILED, {counted(len(outcome['faults']), 'fault')}"
     return "\n".join([*lines, f"{what} {verdict}, {counted(outcome['checks'], 'check')}"])
 
@@ -59,5 +62,5 @@ def predictions_text(results: Sequence[dict[str, Any]]) -> str:
     for result in results:
         answers = [f"{answer['class']} {100 * answer['probability']:.1f} %" for answer in result.get("answers", ())]
         if answers:
-            lines.append(f"{result['image']}: {', '.join(answers)}")
+            lines.append(plain(f"{result['image']}: {', '.join(answers)}"))
     return "\n".join(lines)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -197,12 +200,31 @@ def import_runtime(name: str) -> Any:
     OpenVINO reports its import over the network where it can import ``openvino_telemetry``: a None entry prevents that.
     """
     sys.modules.setdefault("openvino_telemetry", None)
-    with warnings.catch_warnings():
+    with interrupts_wait(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return __import__(name)
         except ImportError as fault:
-            raise MissingRuntime(f"{name} is not installed ({fault}); pip install {name}") from fault
+            if isinstance(fault, ModuleNotFoundError) and fault.name == name:
+                raise MissingRuntime(f"{name} is not installed ({fault}); pip install {name}") from fault
+            how = f"pip install --force-reinstall {name}"
+            raise MissingRuntime(f"{name} is installed, but cannot be imported ({fault}); {how}") from fault
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C is answered on leaving: libraries that are being imported take it for a fault of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[tuple[int, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+        if caught and callable(before):
+            before(*caught[0])
 
 
 def _only(values: Any, path: Path, what: str) -> Any:
