@@ -7,13 +7,17 @@
     ├── UsageError            2  what the user gave cannot be used
     │   ├── RecipeError       2  a recipe or target file, or an override
     │   ├── DataError         2  images, labels, folders
-    │   └── BundleError       2  a bundle that cannot be read or is not one
+    │   ├── BundleError       2  a bundle that cannot be read or is not one
+    │   └── StorageError      2  a full disk, or a path that cannot be read or written
     ├── MissingError          3  a dependency, a model or weights are not here
     └── DeviceError           4  the device cannot be reached or used
 
 ``tinyforge.device`` travels without this package; its ``BundleFault`` and ``DecodeFault`` are mapped to these by the
-callers.
+callers. What the system says of files and disks becomes a StorageError in ``storage_error``, and nowhere else.
 """
+
+import errno
+import tempfile
 
 
 class TinyForgeError(Exception):
@@ -42,9 +46,39 @@ class BundleError(UsageError):
     pass
 
 
+class StorageError(UsageError):
+    pass
+
+
 class MissingError(TinyForgeError):
     exit_code = 3
 
 
 class DeviceError(TinyForgeError):
     exit_code = 4
+
+
+_FULL = "no space is left there; free some, then give the same command again: it continues"
+_DENIED = "choose another path, or change its permissions"
+_REMEDIES = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EROFS: "choose a path that can be written",
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ELOOP: "mend the links",
+    errno.ENOTDIR: "a file is where a folder should be; choose another path",
+    errno.EISDIR: "a folder is where a file should be; choose another path",
+    errno.EIO: "the disk fails; choose another one",
+}
+
+
+def storage_error(error: OSError) -> StorageError | None:
+    """What the user can do about it; None where it is not about a path or a disk."""
+    if error.errno not in _REMEDIES:
+        return None
+    place = str(error.filename or f"the results folder, or that for temporary files ({tempfile.gettempdir()}, TMPDIR)")
+    shown = place if len(place) <= 120 else f"{place[:117]}..."
+    return StorageError(f"{shown}: {(error.strerror or 'cannot be used').lower()}: {_REMEDIES[error.errno]}")

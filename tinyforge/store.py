@@ -54,13 +54,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A full disk does not say where: what is raised inside names ``path`` if it names nothing."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``path`` so that it is either complete and on the disk, or absent (or as it was before)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f"{_SCRATCH}-", dir=path.parent)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -114,7 +124,8 @@ class Partial:
         scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}-", dir=self.path))
         final = self.path / name
         try:
-            yield scratch / final.name
+            with naming(final):
+                yield scratch / final.name
             if not (scratch / final.name).is_file():
                 raise TinyForgeError(f"{self.stage}: nothing was written to {name}")
             final.parent.mkdir(parents=True, exist_ok=True)

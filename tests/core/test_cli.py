@@ -1,5 +1,6 @@
 """Commands, envelopes and exit codes. The pipeline itself is tested elsewhere: here it is a function that is called."""
 
+import errno
 import json
 import os
 import signal
@@ -31,6 +32,12 @@ def run(*arguments):
 def run_process(*arguments, **options):
     command = [sys.executable, "-m", "tinyforge", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
+
+
+def shell(line):
+    """The line in a shell that knows ``tinyforge``."""
+    script = f"tinyforge() {{ '{sys.executable}' -m tinyforge \"$@\"; }}; {line}"
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60)
 
 
 def envelope(result):
@@ -184,7 +191,10 @@ ERRORS = [
     (ModuleNotFoundError("No module named 'timm.x'", name="timm.x"), 3),
     (ModuleNotFoundError("No module named 'tinyforge.gone'", name="tinyforge.gone"), 5),
     (ZeroDivisionError("division by zero"), 5),
-    (OSError(28, "No space left on device"), 5),
+    (OSError(errno.ENOSPC, "No space left on device"), 2),
+    (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), 2),
+    (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 2),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 5),
     (KeyboardInterrupt(), 130),
 ]
 
@@ -362,20 +372,72 @@ class TestProcess:
         assert result.returncode == 3, result.stderr
         assert 'pip install "tinyforge[host]"' in result.stderr
 
-    def test_interrupted_exits_with_130(self, whole_bundle, tmp_path):
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit "ignored"
-        os.mkfifo(tmp_path / "camera")
-        command = [sys.executable, "-m", "tinyforge", "predict", str(whole_bundle), str(tmp_path / "camera")]
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("wait", [0.15, 5])
+    def test_interrupted_exits_with_130(self, whole_bundle, number, wait):
+        """While it still imports, and in the middle of its work."""
+        code = f"import signal; signal.signal({int(number)}, signal.default_int_handler)\n"  # may be inherited ignored
+        code += "print(flush=True)\nfrom tinyforge.__main__ import main\nmain()"
+        command = [sys.executable, "-c", code, "bench", str(whole_bundle), "--seconds", "300"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        with (tmp_path / "camera").open("wb"):  # opens when the program reads: it is in the middle of its work
-            time.sleep(1)  # in the middle of reading, not between two calls that might lose the signal
-            process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+        process.stdout.readline()
+        time.sleep(wait)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert b"interrupted" in errors
+        assert errors.strip().startswith(b"error: interrupted")
+
+    @pytest.mark.parametrize("arguments", ["recipes --schema", "--help", "build --help", "recipes --json"])
+    def test_a_reader_that_has_gone_is_no_fault(self, arguments):
+        result = shell(f"tinyforge {arguments} | true; echo ${{PIPESTATUS[0]}}")
+        assert (result.stdout, result.stderr) == ("0\n", "")
 
     def test_a_closed_pipe_is_no_traceback(self):
-        command = f"'{sys.executable}' -m tinyforge recipes --schema | head -1"
-        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
-        assert result.stdout == "{\n"
-        assert "Traceback" not in result.stderr
+        result = shell("tinyforge recipes --schema | head -1")
+        assert (result.stdout, result.stderr) == ("{\n", "")
+
+    @pytest.mark.parametrize("flags", ["", "--json"])
+    def test_an_answer_that_cannot_be_written_is_a_fault(self, flags):
+        result = shell(f"tinyforge recipes {flags} >/dev/full")
+        assert result.returncode == 2
+        assert result.stderr == "error: the answer could not be written: No space left on device\n"
+
+    @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "0<&- 1>&- 2>&-"])
+    def test_nobody_need_listen(self, closed):
+        assert shell(f"tinyforge inspect nope {closed}").returncode == 2
+        assert shell(f"tinyforge recipes {closed}").returncode == 0
+
+    def test_progress_outlives_its_reader(self):
+        code = "from tinyforge.cli.progress import Progress; from tinyforge.cli.running import guarded_streams\n"
+        code += "with guarded_streams():\n  for i in range(9999): Progress().log(str(i))\nprint(1)"
+        result = shell(f"{sys.executable} -c '{code}' 2> >(head -1 >/dev/null)")
+        assert (result.stdout, result.returncode) == ("1\n", 0)
+
+    @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+    def test_names_that_the_terminal_cannot_show(self, encoding, tmp_path):
+        environment = {"PYTHONIOENCODING": encoding}
+        name = tmp_path / "\U0001f600\udce9.toml"
+        name.write_text('name = "mine"\ntarget = "raspi4"\ndescription = "\U0001f600"\n', encoding="utf-8")
+        plain = run_process("recipes", name, env={**os.environ, **environment})
+        assert (plain.returncode, "\\U0001f600" in plain.stdout) == (0, True)
+        machine = run_process("recipes", name, "--json", env={**os.environ, **environment})
+        assert envelope(machine)["result"]["description"] == "\U0001f600"
+        assert r"\udce9.tomlx" in run_process("inspect", f"{name}x", env={**os.environ, **environment}).stderr
+
+    def test_usage_has_no_traceback(self):
+        wrong = run_process("-v")
+        assert (wrong.returncode, wrong.stdout, "Traceback" in wrong.stderr) == (2, "", False)
+
+    @pytest.mark.parametrize("length", [300, 5000])
+    @pytest.mark.parametrize("place", ["--data", "--test", "--backbone", "--teacher", "--recipe", "--out"])
+    def test_names_that_are_too_long(self, place, length, tmp_path):
+        name = "x" * length + (".toml" if place == "--recipe" else "")
+        result = run("build", "--recipe", "smoke", "--out", tmp_path / "forge", place, name, "--dry-run", "--offline")
+        assert result.exit_code in (2, 3), result.stderr
+        assert len(result.stderr.splitlines()[-1]) < 400
+
+    @pytest.mark.parametrize("command", ["inspect", "verify", "recipes"])
+    def test_names_that_are_too_long_anywhere_else(self, command):
+        result = run(command, "x" * 5000 + ".toml")
+        assert result.exit_code == 2
+        assert "File name too long".lower() in result.stderr.lower()

@@ -23,7 +23,7 @@ HEAVY = {
 BASE = {"click", "rich", "pydantic", "numpy", "PIL"}
 SCRIPT = """
 import contextlib, io, json, sys
-from tinyforge.cli import main
+from tinyforge.__main__ import main
 sys.argv = ["tinyforge", *json.loads(sys.argv[1])]
 with contextlib.redirect_stdout(io.StringIO()):
     try:

@@ -200,6 +200,30 @@ class TestFiles:
                 pass
             assert contents(partial.path) == {}
 
+    def test_a_full_disk_is_named_and_the_stage_is_continued_later(self, tmp_path):
+        """The limit on the size of files stands for the disk: the same call fails, in the same place."""
+        script = """
+            import resource, signal, sys
+            from pathlib import Path
+            from tinyforge.cli.running import _fail
+            from tinyforge.store import Store, stage_key
+
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+            store = Store(Path(sys.argv[1]))
+            try:
+                store.build("invert", sys.argv[2], {}, lambda partial: partial.write("x", b"x" * 9000))
+            except OSError as error:
+                sys.exit(_fail(error, "build", False, False))
+        """
+        command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path), KEY]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert f"{tmp_path}/invert-{KEY[:16]}.partial/x: file too large: no space is left there" in done.stderr
+        store = Store(tmp_path)
+        assert store.state("invert", KEY) == "partial"
+        assert sorted(contents(store.build("invert", KEY, {}, three_files)[0])) == ["0.txt", "1.txt", "2.txt", MANIFEST]
+
     def test_leftovers_of_a_killed_write_never_reach_the_manifest(self, tmp_path):
         store = Store(tmp_path)
         with store.open("invert", KEY, {}) as partial:

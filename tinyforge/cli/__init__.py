@@ -6,9 +6,4 @@ running.py runs a command and prints its answer; the other files hold the comman
 from . import build, bundles, catalogue, evaluate, training
 from .running import program
 
-__all__ = ["build", "bundles", "catalogue", "evaluate", "main", "program", "training"]
-
-
-def main() -> None:
-    """The command ``tinyforge``."""
-    program.main()
+__all__ = ["build", "bundles", "catalogue", "evaluate", "program", "training"]

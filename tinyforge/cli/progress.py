@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import click
-
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -29,7 +27,7 @@ class Progress:
         if self._bars:
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            click.echo(text, err=True)
+            print(text, file=sys.stderr)
 
     def count(self, label: str, done: int, total: int) -> None:
         if self._bars:

@@ -4,19 +4,22 @@ Results go to stdout, everything else to stderr. Only click is imported at the t
 commands; all else inside the command that needs it, so that ``--help`` is quick.
 """
 
+import io
 import json
+import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from tinyforge import __version__
-from tinyforge.errors import TinyForgeError
+from tinyforge.errors import StorageError, TinyForgeError, storage_error
 
 HOST_ADVICE = 'pip install "tinyforge[host]"'
 PATH = click.Path(path_type=Path)
@@ -43,28 +46,36 @@ class Program(click.Group):
         verbose = not {"-v", "--verbose"}.isdisjoint(flags)
         command = next((arg for arg in args if not arg.startswith("-")), None)
         extra["standalone_mode"] = False
-        try:
-            with warnings.catch_warnings():
-                if not verbose:
-                    warnings.simplefilter("ignore")
-                answer = super().main(args, prog_name or "tinyforge", **extra)
-        except (Exception, KeyboardInterrupt) as error:
-            sys.exit(_fail(error, command, "--json" in flags, verbose))
-        sys.exit(_print(answer, command, "--json" in flags) if isinstance(answer, Answer) else 0)
+        with guarded_streams() as stdout:
+            try:
+                with warnings.catch_warnings():
+                    if not verbose:
+                        warnings.simplefilter("ignore")
+                    answer = super().main(args, prog_name or "tinyforge", **extra)
+                code = _print(answer, command, "--json" in flags) if isinstance(answer, Answer) else 0
+            except (Exception, KeyboardInterrupt) as error:
+                code = _fail(error, command, "--json" in flags, verbose)
+            stdout.flush()
+            if stdout.fault and not isinstance(stdout.fault, BrokenPipeError):
+                print(f"error: the answer could not be written: {stdout.fault.strerror}", file=sys.stderr)
+                code = code or StorageError.exit_code
+        sys.exit(code)
 
 
 def _print(answer: Answer, command: str | None, as_json: bool) -> int:
     """Print an answer; returns the exit code."""
-    if not as_json:
-        click.echo(answer.text)
-    elif not answer.failure:
-        click.echo(json.dumps({"ok": True, "command": command, "result": answer.result}, indent=1, ensure_ascii=False))
+    if not as_json and answer.text:
+        print(answer.text)
+    elif as_json and not answer.failure:
+        print(json.dumps({"ok": True, "command": command, "result": answer.result}, indent=1))
     return _report(answer.failure, command, as_json, details=answer.result) if answer.failure else 0
 
 
 def _fail(error: BaseException, command: str | None, as_json: bool, verbose: bool) -> int:
     """Report an error; returns the exit code."""
-    if verbose:
+    if isinstance(error, OSError):
+        error = (storage_error(error) or error).with_traceback(error.__traceback__)
+    if verbose and not isinstance(error, click.ClickException):
         traceback.print_exception(error)
     if isinstance(error, click.UsageError) and not as_json:
         error.show(sys.stderr)
@@ -75,9 +86,9 @@ def _fail(error: BaseException, command: str | None, as_json: bool, verbose: boo
 def _report(error: BaseException, command: str | None, as_json: bool, **details: Any) -> int:
     record = {"type": type(error).__name__, "message": _message(error), "exit_code": _exit_code(error), **details}
     if as_json:
-        click.echo(json.dumps({"ok": False, "command": command, "error": record}, indent=1, ensure_ascii=False))
+        print(json.dumps({"ok": False, "command": command, "error": record}, indent=1))
     else:
-        click.echo(f"error: {record['message']}", err=True)
+        print(f"error: {record['message']}", file=sys.stderr)
     return record["exit_code"]
 
 
@@ -118,6 +129,57 @@ def _message(error: BaseException) -> str:
         first = (str(error).splitlines() or [""])[0]
         return f"{type(error).__name__}: {first} (run again with -v for the traceback)"
     return str(error)
+
+
+class GuardedStream:
+    """A text stream that outlives its reader: once it cannot be written, all goes nowhere and ``fault`` says why."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.fault: OSError | None = None
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, call: Callable[..., Any], *arguments: str) -> None:
+        try:
+            if self.fault is None:
+                call(*arguments)
+        except OSError as fault:
+            self.fault = fault
+            with suppress(OSError), Path(os.devnull).open("w") as nowhere:  # also what is still in the buffer
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+@contextmanager
+def guarded_streams() -> Iterator[GuardedStream]:
+    """Nothing that is printed can fail: a closed stream is opened on nothing, a broken one falls silent. Yields stdout.
+
+    Numbers 0 to 2 are taken first, so that no file of ours becomes the stderr of a library.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        GuardedStream(stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")) for stream in before
+    )
+    try:
+        yield sys.stdout
+        sys.stderr.flush()
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
