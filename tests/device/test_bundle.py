@@ -5,6 +5,7 @@ import pytest
 
 from tinyforge.device.bundle import hash_faults, load_bundle
 from tinyforge.device.folder import BundleFault, check_distinct, check_name, locate
+from tinyforge.device.predict import open_bundle, predict
 from tinyforge.device.seal import bundle_files, digest_of, seal_of
 
 from .conftest import CLASSES, SPEC, change_record, read_record, rehash, write_record
@@ -274,3 +275,30 @@ def test_a_changed_model_is_not_opened(bundle_path):
     rehash(bundle_path)
     again = load_bundle(bundle_path)
     assert again.model_path(again.variant("openvino-fp16")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("scores", {"x": 3}, "scores of 'x': must be an object"),
+        ("scores", {"x": {"n": 1, "accuracy": 1.0, "low": 0.5}}, "scores of 'x': 'high' is missing"),
+        ("scores", {"x": {"n": 1, "accuracy": "all", "low": 0.5, "high": 1.0}}, "'accuracy' must be a number"),
+        ("latency", {"onnx-fp32": 1}, "latency of 'onnx-fp32': must be an object"),
+        ("latency", {"onnx-fp32": {"p50_ms": "fast"}}, "'p50_ms' must be a number"),
+        ("certificate", {}, "'certificate': 'statement' is missing"),
+        ("certificate", {"statement": 3}, "'statement' must be text"),
+    ],
+)
+def test_what_is_shown_of_a_bundle_is_checked_though_it_is_sealed(bundle_path, key, value, words):
+    change_record(bundle_path, **{key: value})
+    with pytest.raises(BundleFault, match=words):
+        load_bundle(bundle_path)
+    load_bundle(bundle_path, sealed=False)
+
+
+def test_a_model_of_other_classes_gives_no_answers(bundle_path):
+    change_record(bundle_path, classes=["a"])
+    bundle = load_bundle(bundle_path)
+    image = bundle_path / "selftest/0.png"
+    with pytest.raises(BundleFault, match=r"tells 3 classes apart, bundle\.json names 1"):
+        predict(bundle, open_bundle(bundle), [image])

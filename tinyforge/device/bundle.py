@@ -65,6 +65,7 @@ __all__ = ["Bundle", "BundleFault", "bundle_files", "hash_files", "load_bundle",
 SCHEMA_VERSION = 2
 RUNTIMES = ("onnxruntime", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
+PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 KEYS = {
     "schema_version": int,
     "name": str,
@@ -147,7 +148,7 @@ def load_bundle(path: str | Path, *, sealed: bool = True, check_hashes: bool = F
     """Read and validate a bundle: schema, types, paths inside the folder, files present, seal.
 
     ``sealed=False`` leaves a broken seal to the caller, as ``unsealed``; ``check_hashes`` also compares the content of
-    every file. Raises BundleFault for the first fault found.
+    every file. Raises BundleFault for the first fault found, with ``sealed`` also where what is shown is malformed.
     """
     root = Path(path)
     bundle = _parse(root, *_read_record(root))
@@ -162,6 +163,8 @@ def load_bundle(path: str | Path, *, sealed: bool = True, check_hashes: bool = F
             raise BundleFault(f"{file.path}: 'model' and 'files' disagree on its sha256")
     if sealed and bundle.unsealed:
         raise BundleFault(f"{bundle.unsealed}; `verify` says what does not fit")
+    if sealed:
+        check_told(bundle.record)
     for _, fault in hash_faults(bundle) if check_hashes else ():
         raise BundleFault(fault)
     return bundle
@@ -216,6 +219,21 @@ def _parse(root: Path, record: dict[str, Any], data: bytes) -> Bundle:
     )
     bundle.variant()
     return bundle
+
+
+def check_told(record: dict[str, Any]) -> None:
+    """Raise BundleFault where what is shown of a bundle is not of its form; `verify` looks at every number."""
+    for name, one in record["scores"].items():
+        where = f"bundle.json: scores of {name!r}"
+        need(one, "n", int, where)
+        for key in ("accuracy", "low", "high"):
+            need(one, key, float, where)
+    for name, one in record["latency"].items():
+        where = f"bundle.json: latency of {name!r}"
+        for key in PERCENTILES:
+            if not isinstance(one, dict) or one.get(key) is not None:
+                need(one, key, float, where)
+    need(record["certificate"], "statement", str, "bundle.json: 'certificate'")
 
 
 def _parse_variant(name: str, record: Any) -> Variant:

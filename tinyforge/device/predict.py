@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle
+from .folder import BundleFault
 from .preprocess import DecodeFault, decode, prepare
 from .runtime import Session, open_session
 
@@ -20,7 +21,10 @@ def open_bundle(bundle: Bundle, variant: str | None = None) -> Session:
 
 
 def predict(bundle: Bundle, session: Session, paths: Iterable[str | Path], top: int = 1) -> list[dict[str, Any]]:
-    """Per image {image, answers: [{class, probability}], best first, at most ``top``}, or {image, error}."""
+    """Per image {image, answers: [{class, probability}], best first, at most ``top``}, or {image, error}.
+
+    Raises BundleFault when the model does not have the bundle's number of classes.
+    """
     results = []
     for path in paths:
         try:
@@ -28,6 +32,8 @@ def predict(bundle: Bundle, session: Session, paths: Iterable[str | Path], top: 
         except DecodeFault as fault:
             results.append({"image": str(path), "error": str(fault)})
             continue
+        if len(logits) != len(bundle.classes):
+            raise BundleFault(f"the model tells {len(logits)} classes apart, bundle.json names {len(bundle.classes)}")
         answers = [{"class": bundle.classes[i], "probability": round(p, 6)} for i, p in best_classes(logits, top)]
         results.append({"image": str(path), "answers": answers})
     return results
