@@ -30,3 +30,8 @@ def test_ranges_hold_what_they_were_calibrated_on_and_not_what_is_brighter(
     assert 0 < found["dim"].outside < found["dim"].worst_outside
     assert max(found["dim"].worst.values()) == found["dim"].worst_outside
     assert np.isfinite(list(found["dim"].worst.values())).all()
+
+
+def test_a_model_that_quantises_nothing_has_nothing_outside(materials):
+    found = coverage(materials.fp32, materials.calibration.supports)
+    assert (found.num_images, found.num_tensors, found.outside, found.worst) == (20, 0, 0.0, {})

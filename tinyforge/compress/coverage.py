@@ -74,7 +74,8 @@ def _watch_onnx(path: Path):
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def watch(row: np.ndarray):
-        values = dict(zip(inner, session.run(inner, {INPUT_NAME: row}), strict=True)) | {INPUT_NAME: row}
+        found = session.run(inner, {INPUT_NAME: row}) if inner else []  # asked for nothing, it would return everything
+        values = dict(zip(inner, found, strict=True)) | {INPUT_NAME: row}
         return [(name, values[name], *bounds) for name, bounds in ranges.items()]
 
     return watch
