@@ -7,15 +7,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MOST = 1_000_000  # beyond it nothing ends, or fits anywhere
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(ge=1e-9, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Gain = Annotated[float, Field(ge=-1000.0, le=1000.0)]
+Batch = Annotated[int, Field(ge=2, le=65_536)]
 
 
 class Section(BaseModel):
-    """Base of all recipe sections: unknown keys are errors, values never change after validation."""
+    """Base of all recipe sections: unknown keys are errors, numbers are finite, values never change after
+    validation.
+    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -29,13 +34,18 @@ class Data(Section):
     shots: Count | None = Field(
         None, description="Seeded supports per class; the rest becomes the test set. Null: see holdout."
     )
-    holdout: Unit = Field(
-        0.2, description="Share held out per class for testing when there is no test folder and no shots."
+    holdout: float = Field(
+        0.2,
+        ge=0.0,
+        le=0.9,
+        description="Share held out per class for testing when there is no test folder and no shots.",
     )
     min_holdout: Count = Field(
         10, description="Hold out only when every class then has at least this many test images."
     )
-    max_pixels: Count = Field(100_000_000, description="A larger image is refused as a decompression bomb.")
+    max_pixels: int = Field(
+        100_000_000, ge=1, le=10**9, description="A larger image is refused as a decompression bomb."
+    )
 
 
 class Backbone(Section):
@@ -48,8 +58,8 @@ class Backbone(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: Count | None = Field(
         None,
-        description="At most so many images in a forward pass at inversion and generation; null: 32, halved where the "
-        "memory does not hold them.",
+        description="At most so many images in a forward pass at inversion and generation; null: 32 on a CPU, on a "
+        "GPU what fits; halved where the memory does not hold them.",
     )
 
 
@@ -61,17 +71,19 @@ class Invert(Section):
     prompt: str = Field("A photo of an {}", description="'{}' is where the learned token goes.")
     initializer: str = Field("object", description="The word a new token starts from.")
     initializers: dict[str, str] = Field(default_factory=dict, description="Class name -> its own initial word(s).")
-    num_vectors: Count = Field(1, description="K learned vectors per class.")
-    ti_steps: int = Field(5000, ge=0)
+    num_vectors: int = Field(1, ge=1, le=64, description="K learned vectors per class.")
+    ti_steps: int = Field(5000, ge=0, le=MOST)
     ti_batch_size: Count = Field(1, description="Noisy samples per class and step.")
     ti_lr: Positive = 1e-3
     ti_min_timestep: int = Field(250, ge=0, description="Timesteps are drawn uniformly from [min, max).")
-    ti_max_timestep: int = Field(1000, ge=1)
-    num_steps: Count = Field(25, description="DDIM steps, 'trailing' spacing; inversion and generation share them.")
-    guidance_scale: float = Field(7.5, ge=0.0)
-    nti_inner_steps: int = Field(10, ge=0)
+    ti_max_timestep: int = Field(1000, ge=1, le=1000)
+    num_steps: int = Field(
+        25, ge=1, le=1000, description="DDIM steps, 'trailing' spacing; inversion and generation share them."
+    )
+    guidance_scale: float = Field(7.5, ge=0.0, le=1000.0)
+    nti_inner_steps: int = Field(10, ge=0, le=MOST)
     nti_lr: Positive = 1e-2
-    nti_tolerance: float = Field(1e-5, ge=0.0, description="Stop the inner steps of an image at this MSE.")
+    nti_tolerance: float = Field(1e-5, ge=0.0, le=1.0, description="Stop the inner steps of an image at this MSE.")
     upscale: str | None = Field(
         None, description="A super-resolution checkpoint (HAT, loaded by spandrel) for small supports."
     )
@@ -88,10 +100,10 @@ class Invert(Section):
 class Synthesize(Section):
     """New images: z' = (1-alpha) z_T + alpha eps, norm-guided, denoised with the support's null embeddings."""
 
-    images_per_class: int = Field(100, ge=0)
+    images_per_class: int = Field(100, ge=0, le=MOST)
     alphas: list[Unit] = Field([1.0], min_length=1, description="Images are dealt evenly to these blends.")
     preview_alphas: list[Unit] = Field(
-        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], description="Columns of the report's picture grid."
+        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], min_length=1, description="Columns of the report's picture grid."
     )
 
 
@@ -99,9 +111,9 @@ class Teacher(Section):
     """P>M>F: prototypes of a strong feature extractor, fine-tuned on the support set at test time."""
 
     name: str = Field("auto", description="'auto', 'glyphs', 'timm:<model>', or a folder / checkpoint file.")
-    fine_tune_lrs: list[Annotated[float, Field(ge=0.0)]] = Field([0.0, 1e-4, 1e-3, 1e-2], min_length=1)
-    fine_tune_steps: int = Field(50, ge=0)
-    folds: Annotated[int, Field(ge=2)] = Field(
+    fine_tune_lrs: list[Annotated[float, Field(ge=0.0, le=1000.0)]] = Field([0.0, 1e-4, 1e-3, 1e-2], min_length=1)
+    fine_tune_steps: int = Field(50, ge=0, le=MOST)
+    folds: Annotated[int, Field(ge=2, le=MOST)] = Field(
         5, description="At most so many folds when a learning rate is chosen on the supports."
     )
     scale: Positive = Field(10.0, description="logits = scale * cosine(feature, prototype)")
@@ -115,6 +127,12 @@ class Distill(Section):
         None, description="Pixels; null: the median short side of the supports, within 32 to 64, in steps of 16."
     )
     pretrained: bool = Field(False, description="Start a timm student from its pretrained weights.")
+    start: str | None = Field(
+        None,
+        description="Starting weights: 'photos', those that ship for photos (a student without any starts at random), "
+        "or a folder that `pretrain photos --student` wrote; null: random.",
+    )
+    start_lr_share: Unit = Field(0.1, description="Share of lr for a student with starting weights.")
     labels: Literal["auto", "class", "teacher"] = Field(
         "auto",
         description="Targets of synthetic images; 'auto' puts them, the teacher and the images themselves on trial.",
@@ -127,13 +145,13 @@ class Distill(Section):
     )
     epochs: Count = 60
     steps_per_epoch: Count = Field(20, description="Fixed, so that every student of a build sees equally many batches.")
-    batch_size: Count = 64
+    batch_size: Batch = 64
     support_share: Unit = Field(
         0.5, description="Share of each batch drawn from the supports when there are synthetic images."
     )
     lr: Positive = 0.05
     momentum: Unit = 0.9
-    weight_decay: float = Field(5e-4, ge=0.0)
+    weight_decay: float = Field(5e-4, ge=0.0, le=1000.0)
     ema_decay: Unit = Field(0.98, description="0 switches the weight average off.")
     augment: Literal["none", "light", "strong"] = "strong"
     flip: bool = Field(False, description="Mirror images left-right; wrong for writing.")
@@ -154,10 +172,12 @@ class Trial(Section):
     'auto').
     """
 
-    folds: Annotated[int, Field(ge=2)] = Field(3, description="At most so many; every support is held out once.")
+    folds: Annotated[int, Field(ge=2, le=MOST)] = Field(
+        3, description="At most so many; every support is held out once."
+    )
     steps: Count = Field(100, description="Of each short student.")
-    batch_size: Count = 32
-    input_size: Annotated[int, Field(ge=8)] = Field(
+    batch_size: Batch = 32
+    input_size: Annotated[int, Field(ge=8, le=1024)] = Field(
         32, description="Short students see at most so many pixels, where the network takes any size."
     )
     support_shares: list[Unit] = Field(
@@ -167,12 +187,15 @@ class Trial(Section):
     min_probability: Unit = Field(
         0.9, description="A departure from the default must be better with this probability to be taken."
     )
-    expected_gains: dict[str, float] = Field(
+    expected_gains: dict[Literal["support-kd", "tint-class", "tint-teacher"], Gain] = Field(
         {"support-kd": 0.10, "tint-class": -0.05, "tint-teacher": 0.12},
         description="In the backbone's domain: gain of each way over the supports alone, in nats, before the trial.",
     )
-    expected_sd: Positive = Field(
-        0.15, description="How far, in nats, a task's gain may well be from the expected one."
+    expected_sd: float = Field(
+        0.15,
+        ge=1e-6,
+        le=1000.0,
+        description="How far, in nats, a task's gain may well be from the expected one.",
     )
 
 
@@ -190,7 +213,10 @@ class Compress(Section):
     max_drop: Unit = Field(0.01, description="A smaller model may lose this much accuracy (paired) against fp32.")
     min_agreement: Unit = Field(0.95, description="Top-1 agreement with fp32 that a smaller model must keep.")
     qat_steps: int = Field(
-        200, ge=0, description="Steps of quantisation-aware training, tried when no other int8 model passes; 0: never."
+        200,
+        ge=0,
+        le=MOST,
+        description="Steps of quantisation-aware training, tried when no other int8 model passes; 0: never.",
     )
     reduce_range: bool = Field(
         False, description="7-bit weights: the same int8 answers on x86-64 processors with and without VNNI."
@@ -205,7 +231,7 @@ class Bench(Section):
     """How latency is measured on this machine."""
 
     seconds: Positive = Field(1.0, description="At least this long per model ...")
-    min_runs: Annotated[int, Field(ge=64)] = Field(
+    min_runs: Annotated[int, Field(ge=64, le=MOST)] = Field(
         662, description="... and at least this often: 64 for a p90, 662 for a p99."
     )
     warmup: Count = 20
@@ -216,6 +242,9 @@ class Speed(Section):
 
     side_by_side: bool = Field(
         True, description="On a CPU: students and batches of images each on one core, not one after another on all."
+    )
+    fit_memory: bool = Field(
+        True, description="On a GPU: batch, gradient checkpointing, VAE slicing and offloading by its free memory."
     )
     reuse_condition: bool = Field(
         True, description="Predict the conditional noise once per timestep of null-text inversion, not at every step."

@@ -53,7 +53,7 @@ def everything(digits, tiny_models, tmp_path_factory):
         "support-hard+pretrained",
     ]
     how = {"base_root": digits / "base", "base_images": 20, "start_epochs": 1, "pictures": True, "alphas": [0.2, 0.8]}
-    request = ask(digits, tiny_models, out, names, count=1, **how)
+    request = ask(digits, tiny_models, out, names, count=1, start=out / "start", **how)
     return request, evaluate(request, log=quiet)
 
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from tinyforge.device.spec import InputSpec
-from tinyforge.distill.batches import batch_indices, generator_for, training_set
+from tinyforge.distill.batches import Method, batch_indices, generator_for, training_set
 from tinyforge.distill.losses import UNLABELLED
-from tinyforge.distill.start import begin, classifier_names, load_start, train_start
+from tinyforge.distill.pixels import standardise, to_unit
+from tinyforge.distill.pretraining import train_start
+from tinyforge.distill.start import begin, classifier_names, imprint, load_start
 from tinyforge.distill.students import build_student
+from tinyforge.distill.train import learn, set_out
 from tinyforge.errors import DataError, MissingError
 from tinyforge.recipe import Distill
 
@@ -51,6 +54,37 @@ def test_a_student_takes_the_body_and_keeps_its_own_classifier(folder, num_class
     assert torch.equal(student.head.weight, own)
     body = {name: value for name, value in student.state_dict().items() if not name.startswith("head.")}
     assert all(torch.equal(value, start.weights[name]) for name, value in body.items())
+
+
+def test_an_imprinted_classifier_takes_the_nearest_class_mean():
+    torch.manual_seed(0)
+    student = build_student("conv4", 3, input_size=SIZE).eval()
+    x, labels = torch.randn(9, 3, SIZE, SIZE), torch.tensor([0, 1, 2] * 3)
+    with torch.no_grad():
+        feature = torch.flatten(student.blocks(x), 1)
+        means = torch.stack([feature[labels == label].mean(0) for label in range(3)])
+        nearest = torch.cdist(feature, means).argmin(1)
+        imprint(student, x, labels)
+        logits = student(x)
+    assert torch.equal(logits.argmax(1), nearest)
+    distances = torch.cdist(feature, means).square()
+    spread = (feature - means.mean(0)).square().sum(1).mean()
+    expected = -5 / spread * distances  # up to a constant per image
+    assert torch.allclose(logits - logits[:, :1], expected - expected[:, :1], atol=1e-3)
+
+
+def test_a_student_from_a_start_knows_its_classes_before_its_first_step(folder):
+    pixels, labels = colours()
+    data, spec, start = training_set(pixels[:9], labels[:9]), InputSpec((SIZE, SIZE)), load_start(folder, "conv4")
+    student = build_student("conv4", 3, input_size=SIZE)
+    run, settings = set_out(student, start, data, spec, SETTINGS, "cpu")
+    assert settings.lr == pytest.approx(SETTINGS.lr * SETTINGS.start_lr_share)
+    with torch.no_grad():
+        answers = student.eval()(standardise(to_unit(pixels), spec)).argmax(1)
+    assert answers.tolist() == labels
+    before = {name: value.clone() for name, value in student.state_dict().items() if "running" in name}
+    learn(run, to_unit(data.pixels), None, data.labels, spec, Method("x", False, "class", 1.0), settings)
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in before.items())
 
 
 def test_a_timm_student_names_its_classifier():

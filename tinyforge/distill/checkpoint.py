@@ -21,7 +21,8 @@ class Run:
     """Weights, the optimiser with its momenta, the weight average, and the history so far. Changed in place by every
     step.
 
-    sums: of loss, correct and labelled images, over the epoch that is not finished.
+    sums: of loss, correct and labelled images, over the epoch that is not finished. settled: batch norms keep the
+    statistics that they have, as in a student with starting weights.
     """
 
     student: nn.Module
@@ -30,16 +31,17 @@ class Run:
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    settled: bool = False
 
 
-def start_run(student: nn.Module, settings: Distill) -> Run:
+def start_run(student: nn.Module, settings: Distill, settled: bool = False) -> Run:
     """Nesterov SGD; weight decay reaches matrices and kernels only, not biases and batch norm."""
     kernels = [p for p in student.parameters() if p.ndim > 1]
     others = [p for p in student.parameters() if p.ndim <= 1]
     groups = [{"params": kernels, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     nesterov = settings.momentum > 0
     optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
-    return Run(student, optimizer, deepcopy(student.state_dict()))
+    return Run(student, optimizer, deepcopy(student.state_dict()), settled=settled)
 
 
 def save_run(run: Run, folder: Path, identity: str) -> None:

@@ -2,30 +2,24 @@
 
 ::
 
-    student.safetensors    all weights; a student of other classes takes all but the classifier
+    student.safetensors    all weights, in half precision; a student of other classes takes all but the classifier
     start.json             student, input, base classes, how it was trained
 
-Source: training on all base classes at once as in Tian et al. 2020 (RFS), arXiv 2003.11539.
+Sources: training on all base classes at once, Tian et al. 2020 (RFS), arXiv 2003.11539; a classifier made of the
+supports' features, Qi et al. 2018, arXiv 1712.07136.
 """
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tinyforge.device.spec import InputSpec
-from tinyforge.distill.batches import Method
-from tinyforge.distill.train import seeded_student, train_student, training_set
 from tinyforge.errors import DataError, MissingError
-from tinyforge.recipe import Distill
-from tinyforge.store import write_atomic
 
 WEIGHTS, ABOUT = "student.safetensors", "start.json"
 
@@ -39,48 +33,18 @@ class Start:
     fingerprint: str
 
 
-def train_start(
-    pixels: Tensor,
-    labels: Any,
-    classes: tuple[str, ...],
-    spec: InputSpec,
-    settings: Distill,
-    folder: Path,
-    *,
-    seed: int,
-    device: str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Train ``settings.student`` on base classes and write ``folder``; continues from its own checkpoint there.
-
-    pixels: uint8 (n, 3, h, w) at the spec's size. labels: (n,) indices of ``classes``. epochs and steps_per_epoch of
-    ``settings`` say how long; each batch is drawn from all images.
-    """
-    student = seeded_student(settings, len(classes), spec.size[0], seed)
-    result = train_student(
-        student, spec, training_set(pixels, labels), Method("start", False, "class", 1.0), settings,
-        seed=seed, checkpoint=folder / "checkpoint", device=device, progress=progress,
-    )  # fmt: skip
-    write_atomic(folder / WEIGHTS, save(result.student.state_dict()))
-    about = {
-        "student": settings.student, "input": spec.to_json(), "classes": list(classes), "images": len(pixels),
-        "settings": settings.model_dump(mode="json"), "seed": seed, "last": result.history[-1],
-    }  # fmt: skip
-    write_atomic(folder / ABOUT, (json.dumps(about, indent=1) + "\n").encode())
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # there is none after a short training
-
-
 def load_start(folder: Path, student: str) -> Start:
     """Raises MissingError where there is none, DataError where it is of another student."""
     if not (folder / ABOUT).is_file():
         raise MissingError(f"{folder}: no starting weights there (no {ABOUT})")
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
+        stored = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as fault:
         raise DataError(f"{folder}: cannot be read as starting weights ({fault})") from fault
     if about["student"] != student:
         raise DataError(f"{folder}: starting weights of {about['student']}, but the student is {student}")
+    weights = {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
     return Start(student, weights, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
 
 
@@ -105,3 +69,33 @@ def classifier_names(student: nn.Module) -> tuple[str, ...]:
     own = getattr(student, "pretrained_cfg", None) or {}
     names = own.get("classifier") or "head"
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+
+
+SHARPNESS = 10.0
+
+
+@torch.no_grad()
+def imprint(student: nn.Module, x: Tensor, labels: Tensor) -> nn.Module:
+    """``student`` (changed in place) with a classifier that takes the nearest class mean of the body's features.
+
+    x: (n, 3, h, w) standardised supports, every class among their labels (n,). Logits are the differences of squared
+    distances, in units of the supports' mean squared distance to their centre, times SHARPNESS / 2. A classifier that
+    is not one linear layer is left as it is.
+    """
+    head = dict(student.named_modules()).get(classifier_names(student)[0].removesuffix("."))
+    if not isinstance(head, nn.Linear):
+        return student
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        student.eval()(x)
+    finally:
+        hook.remove()
+    feature = seen[0].float()
+    means = torch.stack([feature[labels == label].mean(0) for label in range(head.out_features)])
+    centre = means.mean(0)
+    scale = SHARPNESS / (feature - centre).square().sum(1).mean().clamp(min=1e-12)
+    away = means - centre
+    head.weight.copy_(scale * away)
+    head.bias.copy_(-scale * (away @ centre + away.square().sum(1) / 2))
+    return student

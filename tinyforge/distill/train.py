@@ -26,6 +26,7 @@ from tinyforge.distill.checkpoint import Run, restore_run, save_run, start_run
 from tinyforge.distill.losses import UNLABELLED, distillation_loss
 from tinyforge.distill.pixels import standardise, to_unit
 from tinyforge.distill.prototypes import Teacher
+from tinyforge.distill.start import Start, begin, imprint
 from tinyforge.distill.students import build_student
 from tinyforge.errors import DataError
 from tinyforge.recipe import Distill
@@ -90,12 +91,13 @@ def train_student(
     *,
     seed: int,
     teacher: Teacher | None = None,
+    start: Start | None = None,
     checkpoint: Path | None = None,
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> StudentResult:
-    """Train ``student`` (changed in place) by ``method``; continue from ``checkpoint`` (a folder) if it holds this
-    very run.
+    """Train ``student`` (changed in place) by ``method``, from ``start`` if one is given; continue from ``checkpoint``
+    (a folder) if it holds this very run.
 
     progress(step, num_steps) is called after every step; an exception it raises stops the run, which can be continued.
     Raises DataError when the method needs a teacher and there is none.
@@ -104,8 +106,8 @@ def train_student(
     if teacher is None:  # images that nobody labels teach nothing
         data = data.labelled()
     num_steps = settings.epochs * settings.steps_per_epoch
-    identity = _identity(data, method, settings, seed, spec, teacher)
-    run = start_run(student.to(device=device, memory_format=torch.channels_last), settings)
+    identity = _identity(data, method, settings, seed, spec, teacher, start)
+    run, settings = set_out(student, start, data, spec, settings, device)
     if checkpoint is not None:
         restore_run(run, checkpoint, identity)
     saved_at = time.monotonic()
@@ -120,6 +122,20 @@ def train_student(
     student.load_state_dict(run.average)
     student.to(device="cpu", memory_format=torch.contiguous_format).eval()
     return StudentResult(student, spec, method, run.history)
+
+
+def set_out(
+    student: nn.Module, start: Start | None, supports: TrainingSet, spec: InputSpec, settings: Distill, device: str
+) -> tuple[Run, Distill]:
+    """A run at its first step, and its settings. From ``start``: a classifier made of the supports, a gentler rate, and
+    batch norms that keep their statistics, since a few supports would only blur what many images taught.
+    """
+    if start is not None:
+        own = slice(supports.num_supports)
+        imprint(begin(student, start), standardise(to_unit(supports.pixels[own]), spec), supports.labels[own])
+        settings = settings.model_copy(update={"lr": settings.lr * settings.start_lr_share})
+    student.to(device=device, memory_format=torch.channels_last)
+    return start_run(student, settings, settled=start is not None), settings
 
 
 def _wanted_teacher(method: Method, teacher: Teacher | None, device: str) -> Teacher | None:
@@ -158,6 +174,10 @@ def learn(
     """
     rate = learning_rate(run.step, settings.epochs * settings.steps_per_epoch, settings.lr)
     run.student.train()
+    if run.settled:
+        for module in run.student.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     with autocast(settings.dtype, view.device.type):
         logits = run.student(standardise(view, spec).contiguous(memory_format=torch.channels_last))
     loss = distillation_loss(logits.float(), soft, labels, method.hard_label_share, settings.temperature)
@@ -211,12 +231,18 @@ def autocast(dtype: str, device_type: str) -> torch.autocast:
 
 
 def _identity(
-    data: TrainingSet, method: Method, settings: Distill, seed: int, spec: InputSpec, teacher: Teacher | None
+    data: TrainingSet,
+    method: Method,
+    settings: Distill,
+    seed: int,
+    spec: InputSpec,
+    teacher: Teacher | None,
+    start: Start | None,
 ) -> str:
     """Hash of all that decides the weights, so that a checkpoint of another run is never continued."""
     digest = hashlib.sha256(data.pixels.numpy().tobytes() + data.labels.numpy().tobytes())
-    label_source = None if teacher is None else teacher.fingerprint
-    parts = [asdict(method), settings.model_dump(mode="json"), seed, spec.to_json(), data.num_supports, label_source]
+    known = [None if one is None else one.fingerprint for one in (teacher, start)]
+    parts = [asdict(method), settings.model_dump(mode="json"), seed, spec.to_json(), data.num_supports, *known]
     digest.update(json.dumps(parts).encode())
     return digest.hexdigest()
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from tinyforge.device.spec import InputSpec
 from tinyforge.distill.augment import STRENGTHS, augment
 from tinyforge.distill.batches import Each, Method, TrainingSet, batch_indices, deal, generator_for
-from tinyforge.distill.checkpoint import start_run
 from tinyforge.distill.extractor import Extractor
 from tinyforge.distill.losses import UNLABELLED
 from tinyforge.distill.pixels import fit_to, standardise, to_unit
 from tinyforge.distill.prototypes import Teacher, cosine_logits, features
-from tinyforge.distill.train import learn, seeded_student
+from tinyforge.distill.start import Start
+from tinyforge.distill.train import learn, seeded_student, set_out
 from tinyforge.recipe import Distill
 
 CHUNK = 256
@@ -56,6 +56,7 @@ class Court:
     num_classes: int
     seed: int
     device: str = "cpu"
+    start: Start | None = None
 
     @property
     def num_folds(self) -> int:
@@ -132,7 +133,9 @@ def held_out_logits(court: Court, candidate: Candidate, fold: int, views: Views,
     num_supports = int((rows < views.num_of_supports).sum())
     given = TrainingSet(views.pixels[rows], court.data.labels[views.image[rows]], num_supports)
     student = seeded_student(settings, court.num_classes, court.spec.size[0], court.seed)
-    run = start_run(student.to(device=court.device, memory_format=torch.channels_last), settings)
+    own = usable[: court.data.num_supports].nonzero()[:, 0]
+    supports = TrainingSet(court.data.pixels[own], court.data.labels[own], len(own))
+    run, settings = set_out(student, court.start, supports, court.spec, settings, court.device)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
         for step in range(settings.epochs * settings.steps_per_epoch):
             chosen = batch_indices(given, method.use_synthetic, settings, generator_for(court.seed, "trial", step))

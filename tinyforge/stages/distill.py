@@ -25,6 +25,7 @@ from tinyforge.images import ImageSet, Item, content_hash
 from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.inputs import input_size
 from tinyforge.stages.road import Artifact, Road
+from tinyforge.stages.starts import start_fingerprint, start_of
 from tinyforge.stages.trial import Way, forced, hold
 from tinyforge.store import Partial
 
@@ -39,6 +40,7 @@ def settings(road: Road) -> dict[str, Any]:
         "teacher": road.recipe.teacher.model_dump(mode="json"),
         "speed": road.recipe.speed.model_dump(mode="json"),
         "fingerprint": road.extractor.fingerprint,
+        "start": start_fingerprint(road.recipe.distill),
         "seed": road.recipe.seed,
         "supports": road.support_hash,
         "test": None if test is None else content_hash(test),
@@ -62,6 +64,11 @@ class Classroom:
         return default_spec(
             self.road.recipe.distill.student, input_size(self.road.recipe.distill, self.road.inputs.support)
         )
+
+    @cached_property
+    def start(self) -> Any:
+        """The student's starting weights (distill.start.Start), None where it starts at random."""
+        return start_of(self.road.recipe.distill)
 
     @cached_property
     def agreement(self) -> Any:
@@ -143,7 +150,7 @@ class Classroom:
         )
         return train_student(
             student, self.spec, data, chosen, wanted, seed=seed,
-            teacher=self.teacher, checkpoint=checkpoint, device=road.device,
+            teacher=self.teacher, start=self.start, checkpoint=checkpoint, device=road.device,
             progress=progress,
         )  # fmt: skip
 
@@ -184,6 +191,7 @@ def work(road: Road, partial: Partial) -> None:
             "trial": trial,
             "student": road.recipe.distill.student,
             "input": room.spec.to_json(),
+            "start": start_fingerprint(road.recipe.distill),
             "teacher": {"lr": teacher.lr, **teacher.record},
             "agreement": room.dropped(),
             "histories": histories,

@@ -4,13 +4,16 @@ They are trained on the photo domain's classes: those that CIFAR-FS and miniImag
 them.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tinyforge import embedded
+from tinyforge.errors import RecipeError
 from tinyforge.folders import check_out
 from tinyforge.recipe import Distill
 
@@ -27,6 +30,31 @@ def shipped_start(student: str) -> Path | None:
     """The folder of the starting weights that ship for a student, None where none do."""
     folder = student_folder(embedded.HERE / "photos", student)
     return folder if (folder / ABOUT).is_file() else None
+
+
+def start_folder(wanted: Distill) -> Path | None:
+    """Where the recipe's starting weights are; None for none. Raises RecipeError for a folder without any."""
+    if wanted.start is None:
+        return None
+    if wanted.start == "photos":
+        return shipped_start(wanted.student)
+    if not Path(wanted.start, ABOUT).is_file():
+        raise RecipeError(f"distill.start: {wanted.start}: no starting weights there (no {ABOUT})")
+    return Path(wanted.start)
+
+
+def start_fingerprint(wanted: Distill) -> str | None:
+    """sha256 of the recipe's starting weights, None where there are none."""
+    folder = start_folder(wanted)
+    return None if folder is None else hashlib.sha256((folder / "student.safetensors").read_bytes()).hexdigest()
+
+
+def start_of(wanted: Distill) -> Any:
+    """The recipe's starting weights (distill.start.Start), None where there are none."""
+    from tinyforge.distill.start import load_start
+
+    folder = start_folder(wanted)
+    return None if folder is None else load_start(folder, wanted.student)
 
 
 def pretrain_student(

@@ -93,7 +93,7 @@ class Hearing:
         origin = [*range(len(support)), *room.origins[room.kept], *[-1] * len(road.inputs.unlabelled)]
         return Court(
             room.training_set(spec), torch.tensor(origin), fold_of(torch.from_numpy(support.labels), limits.folds),
-            spec, wanted.model_copy(update=brief), len(support.classes), road.recipe.seed, road.device,
+            spec, wanted.model_copy(update=brief), len(support.classes), road.recipe.seed, road.device, room.start,
         )  # fmt: skip
 
     @cached_property

@@ -165,7 +165,6 @@ def open_room(task: Task, group: Sequence[Method], images: Images, with_base: bo
 
 def train(task: Task, method: Method, room: Classroom) -> Any:
     """The student of one method; start, batches, views and number of steps are those of every other."""
-    from tinyforge.distill.start import begin
     from tinyforge.distill.train import Method as Way
     from tinyforge.distill.train import seeded_student, train_student
 
@@ -173,12 +172,10 @@ def train(task: Task, method: Method, room: Classroom) -> Any:
     share = 1.0 if method.row.labels == "class" else wanted.hard_label_share
     way = Way(method.name, bool(len(room.images)) or method.base, method.row.labels, share)
     student = seeded_student(wanted, num_classes, room.spec.size[0], seed, offline=room.road.job.offline)
-    if method.pretrained:
-        student = begin(student, task.lab.start)
     progress = room.road.progress(f"episode {task.episode.index}, {method.name}")
     return train_student(
         student, room.spec, room.data, way, wanted, seed=seed, teacher=room.teacher, device=task.lab.device,
-        progress=progress,
+        start=task.lab.start if method.pretrained else None, progress=progress,
     )  # fmt: skip
 
 

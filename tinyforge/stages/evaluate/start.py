@@ -22,7 +22,7 @@ def make_start(request: Request, log: Callable[[str], None], progress: Callable[
     import torch
 
     from tinyforge.distill.pixels import pack
-    from tinyforge.distill.start import train_start
+    from tinyforge.distill.pretraining import train_start
     from tinyforge.distill.students import default_spec
 
     torch.set_num_threads(request.threads)
