@@ -14,6 +14,7 @@ from tinyforge.device.bench import (
 )
 from tinyforge.device.bench_report import bench_text
 from tinyforge.device.bundle import load_bundle
+from tinyforge.device.machine import usable_cores
 from tinyforge.device.runtime import RuntimeFault
 from tinyforge.device.spec import InputSpec
 from tinyforge.device.timing import MAX_WARMUP_WINDOWS, STAGES
@@ -121,6 +122,14 @@ def test_bundle_is_measured_in_a_fresh_process(built_bundle, variant):
     assert measured["precision"] == "f32"
     assert summarise(measured["raw_us"]).items() <= summary(measured).items()
     assert report["machine"]["cores"] >= 1
+
+
+def test_threads_are_at_most_the_cores_and_both_are_told(built_bundle):
+    image, model = built_bundle / "selftest/0.png", built_bundle / "model/onnx-fp32.onnx"
+    asked = usable_cores() + 2
+    report = bench_model(model, "onnxruntime", asked, [image], SPEC, seconds=0, min_runs=8, warmup=1)
+    assert (report["threads_asked"], report["threads"]) == (asked, usable_cores())
+    assert summary(report)["busy_cores"] is None or summary(report)["busy_cores"] >= 0
 
 
 def test_faults_of_the_fresh_process_come_back(tmp_path, built_bundle):

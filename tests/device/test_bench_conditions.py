@@ -1,10 +1,13 @@
 """The state of a machine, read from a made-up root."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
-from tinyforge.device.conditions import firmware_bits, judge, read_conditions, summarise_conditions
+from tinyforge.device.conditions import busy_cores, firmware_bits, judge, read_conditions, summarise_conditions
+from tinyforge.device.machine import usable_cores
 
 CPUS = "sys/devices/system/cpu"
 THERMAL = "sys/class/thermal"
@@ -115,6 +118,29 @@ def test_other_work_is_a_note(pi):
     assert judge([read_conditions(pi)] * 2)["notes"] == []
     add(pi, {"proc/loadavg": "2.50 0.02 0.00 1/83 1042"})
     assert judge([read_conditions(pi)] * 2)["notes"] == ["other work is running here: load 2.5 before the measurement"]
+
+
+def stat(busy: int, idle: int) -> dict[str, str]:
+    """/proc/stat in which every core was so many ticks at work and idle."""
+    cores = "".join(f"cpu{core} {busy} 0 0 {idle} 0 0 0 0 0 0\n" for core in range(os.cpu_count() or 1))
+    return {"proc/stat": f"cpu  1 0 0 1 0 0 0 0 0 0\n{cores}intr 5\n"}
+
+
+def test_others_work_counts_on_the_cores_of_this_process(pi, monkeypatch):
+    assert busy_cores(pi) is None
+    add(pi, stat(100, 100))
+    assert busy_cores(pi, 0) is None, "no tick has passed"
+    monkeypatch.setattr(time, "sleep", lambda _: add(pi, stat(115, 105)))
+    assert busy_cores(pi) == pytest.approx(0.75 * usable_cores(), abs=0.06)
+
+
+def test_what_this_process_did_before_is_no_other_work(pi):
+    add(pi, {"proc/loadavg": "2.50 0.02 0.00 1/83 1042"})
+    idle = {**read_conditions(pi), "busy_cores": 0.1}
+    assert judge([idle, idle])["notes"] == []
+    busy = {**idle, "busy_cores": 1.4}
+    note = "other work is running here: load 2.5, 1.4 cores busy before the measurement"
+    assert judge([busy, busy])["notes"] == [note]
 
 
 def test_summary_spans_all_samples(pi):

@@ -17,7 +17,7 @@ from typing import Any
 
 from .accuracy import bench_accuracy
 from .bundle import Bundle
-from .conditions import ROOT, read_conditions, summarise_conditions
+from .conditions import ROOT, busy_cores, read_conditions, summarise_conditions
 from .energy import open_meter
 from .folder import locate, need, read_json
 from .machine import describe_machine
@@ -63,12 +63,13 @@ def bench_arms(
     """Measure ``arms`` in turns on image files, each for at least ``seconds`` and ``min_runs`` runs.
 
     Returns {variants: {arm's name: report}, comparisons: of the others with the first, conditions}. A report holds
-    ``summarise(raw_us)``, ``Worker.ready``, energy, valid and reasons (of the conditions), block_p50_us and raw_us.
+    ``summarise(raw_us)``, ``Worker.ready`` (threads: those used, at most the cores there are), threads_asked,
+    busy_cores (others' work, before), energy, valid and reasons (of the conditions), block_p50_us and raw_us.
     Raises MissingRuntime or RuntimeFault, also when a process is killed. ``root``: see ``conditions``.
     """
     if not arms or not images or min_runs < 1 or warmup < 1 or seconds < 0:
         raise ValueError("a measurement needs models, images, at least one run and one warm-up, and no negative time")
-    samples = [read_conditions(root)]
+    samples = [{**read_conditions(root), "busy_cores": busy_cores(root)}]
     with ExitStack() as stack:
         meter = open_meter(root)
         if meter:
@@ -83,6 +84,8 @@ def bench_arms(
         reports[worker.arm.name] = {
             **summarise(raw_us),
             **worker.ready,
+            "threads_asked": worker.arm.threads,
+            "busy_cores": samples[0]["busy_cores"],
             "energy": one.energy(meter.source, idle_watts) if meter else None,
             "valid": conditions["valid"],
             "reasons": conditions["reasons"],

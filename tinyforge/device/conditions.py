@@ -8,7 +8,9 @@ Source: Raspberry Pi documentation, computers/os, get_throttled; Linux documenta
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 FIRMWARE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 SINCE_POWER_UP = 16
 BUSY_LOAD = 0.5
+LOOK_SECONDS = 0.3
 SLOW_GOVERNORS = ("powersave", "ondemand", "conservative", "schedutil")
 ROOT = Path("/")
 
@@ -41,6 +44,31 @@ def read_conditions(root: Path = ROOT) -> dict[str, Any]:
         "throttle_events": sum(value for value in events if value is not None) if events else None,
         "cooling": _cooling(thermal),
     }
+
+
+def busy_cores(root: Path = ROOT, seconds: float = LOOK_SECONDS) -> float | None:
+    """How many of the cores that this process may use are at work for others, looked at while it sleeps.
+
+    The load, a mean over a minute, still holds what this process did itself.
+    """
+    before = _core_times(root)
+    if not before:
+        return None
+    time.sleep(seconds)
+    spans = [(busy - before[core][0], total - before[core][1]) for core, (busy, total) in _core_times(root).items()]
+    shares = [busy / total for busy, total in spans if total > 0]
+    return round(sum(shares), 1) if shares else None
+
+
+def _core_times(root: Path) -> dict[str, tuple[int, int]]:
+    """Core -> ticks (at work, in all) since it was started, of the cores that this process may use."""
+    own = {f"cpu{core}" for core in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    times = {}
+    for name, *fields in (line.split() for line in read_text(root / "proc/stat").splitlines() if line):
+        if name in own and len(fields) >= 8:
+            ticks = [int(field) for field in fields[:8]]  # user nice system idle iowait irq softirq steal
+            times[name] = (sum(ticks) - ticks[3] - ticks[4], sum(ticks))
+    return times
 
 
 def firmware_bits(root: Path = ROOT) -> int | None:
@@ -74,16 +102,18 @@ def _cooling(thermal: Path) -> list[str]:
 
 
 def judge(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """{valid, reasons: why not, notes}. ``samples``: before, any number during, after; at least two."""
+    """{valid, reasons: why not, notes}. ``samples``: before (``busy_cores`` too, if known), any during, after."""
     before, after = samples[0], samples[-1]
     reasons = sorted({reason for sample in samples for reason in _holding_back(sample)})
     news = (after["firmware"] or 0) & ~(before["firmware"] or 0)
     reasons += [f"{text} while measuring" for bit, text in FIRMWARE_BITS.items() if news >> SINCE_POWER_UP + bit & 1]
     if (after["throttle_events"] or 0) > (before["throttle_events"] or 0):
         reasons.append("the processor throttled while measuring")
-    busy = before["load"] is not None and before["load"] > BUSY_LOAD
+    busy, load = before.get("busy_cores"), before["load"]
     slow = [name for name in before["governors"] if name in SLOW_GOVERNORS]
-    notes = [f"other work is running here: load {before['load']} before the measurement"] if busy else []
+    told = [f"load {load}"] * (load is not None) + [f"{busy} cores busy"] * (busy is not None)
+    at_work = (load if busy is None else busy) or 0
+    notes = [f"other work is running here: {', '.join(told)} before the measurement"] if at_work > BUSY_LOAD else []
     notes += [f"clock governor {name}: 'performance' gives steadier latencies" for name in slow]
     earlier = [text for bit, text in FIRMWARE_BITS.items() if (before["firmware"] or 0) >> SINCE_POWER_UP + bit & 1]
     notes += [f"since power-up, before this measurement: {', '.join(earlier)}"] if earlier else []
