@@ -167,7 +167,7 @@ def test_a_bundle_of_an_older_schema_is_replaced(contents: Contents, tmp_path: P
 def test_the_card_says_what_how_well_and_how_to_run(bundle: Path):
     card = (bundle / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# digits for raspi4\n")
-    assert "nine & \\<nine\\>" in card
+    assert "nine & \\<nine>" in card
     assert "python -m tinyforge_device predict . photo.jpg" in card
     assert re.search(r"\| student \| 797 \| \d+ \| \d\d\.\d \| \d\d\.\d – \d\d\.\d \|", card)
     assert re.search(r"\| onnx-int8 \| [\d.]+ \| [\d.]+ \| – \| 64 \|", card)

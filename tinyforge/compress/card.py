@@ -1,9 +1,12 @@
 """README.md of a bundle, its model card: what it is, how to run it, how good it is, what not to trust it with."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_CLASSES = 60
+MARKUP = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|(?<![^\W_])_|_(?![^\W_])|^[#>+-]")  # but no _ inside of a word
+CODE = re.compile(r"(`[^`]+`)")
 
 
 def model_card(record: Mapping[str, Any], notes: Sequence[str]) -> str:
@@ -15,7 +18,7 @@ def model_card(record: Mapping[str, Any], notes: Sequence[str]) -> str:
         _section("Accuracy", _accuracy(record)),
         _section("Speed", _speed(record)),
         _section("Input", _input(record)),
-        _section("Limits", "\n".join(f"- {_text(note)}" for note in [*notes, *LIMITS])),
+        _section("Limits", "\n".join(f"- {_prose(note)}" for note in [*notes, *LIMITS])),
         _section("Licences", _licences(record)),
         _section("Files", FILES),
     ]
@@ -40,7 +43,8 @@ FILES = """\
 
 def _head(record: Mapping[str, Any]) -> str:
     names = [_text(name) for name in record["classes"][:MAX_CLASSES]]
-    more = len(record["classes"]) - len(names)
+    total = len(record["classes"])
+    more = total - len(names)
     listed = ", ".join(names) + (f" and {more} more (see bundle.json)" if more else "")
     variant = record["model"]["variants"][record["model"]["chosen"]]
     size = sum(file["bytes"] for file in variant["files"])
@@ -48,7 +52,7 @@ def _head(record: Mapping[str, Any]) -> str:
         f"# {_text(record['name'])} for {_text(record['target'])}\n\n"
         f"An image classifier, made by TinyForge. Model `{record['model']['chosen']}` ({variant['precision']}, "
         f"{variant['runtime']}, {size / 1024:,.0f} KiB).\n\n"
-        f"{len(record['classes'])} classes: {listed}.\n"
+        f"{total} class{'es' * (total != 1)}: {listed}.\n"
     )
 
 
@@ -58,7 +62,7 @@ def _use(record: Mapping[str, Any]) -> str:
         "```\n"
         "pip install -r requirements.txt\n"
         "python -m tinyforge_device predict . photo.jpg\n"
-        "python -m tinyforge_device bench .\n"
+        "python -m tinyforge_device bench . --variant all\n"
         "python -m tinyforge_device selftest .\n"
         "python -m tinyforge_device verify .\n"
         "```\n"
@@ -95,8 +99,19 @@ def _speed(record: Mapping[str, Any]) -> str:
             f"| {_text(name)} | " + " | ".join("–" if value is None else f"{value:g}" for value in values) + " |"
         )
     where = next(iter(record["latency"].values()))["machine"].get("cpu")
-    rows.append(f"\nInference of one image, {record['threads']} thread(s){f', on {_text(where)}' if where else ''}. ")
-    return "\n".join(rows) + "Measure it on the device: `python -m tinyforge_device bench .`\n"
+    on = f", on {_text(where)}" if where else ""
+    return "\n".join(rows) + (
+        f"\n\nInference of one image, {_threads(record)}{on}. On another machine another model may be the faster one: "
+        "`python -m tinyforge_device bench . --variant all` measures every model of the bundle there.\n"
+    )
+
+
+def _threads(record: Mapping[str, Any]) -> str:
+    """The number of threads that really ran: a machine with fewer cores than were asked for uses fewer."""
+    asked = record["threads"]
+    used = [one.get("threads") for one in record["latency"].values()]
+    count = next((number for number in used if number), asked)
+    return f"{count} thread{'' if count == 1 else 's'}" + (f" ({asked} asked for)" if count != asked else "")
 
 
 def _input(record: Mapping[str, Any]) -> str:
@@ -120,10 +135,19 @@ def _licences(record: Mapping[str, Any]) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"## {title}\n\n{body}"
+    return f"## {title}\n\n{body.rstrip()}\n"
 
 
 def _text(value: Any) -> str:
     """Text of the user inside Markdown: no markup, no line break, no table cell."""
-    plain = " ".join(str(value).split())
-    return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in plain)
+    return _escaped(" ".join(str(value).split()))
+
+
+def _prose(value: Any) -> str:
+    """A sentence in which `code` stays code."""
+    parts = CODE.split(" ".join(str(value).split()))
+    return "".join(part if CODE.fullmatch(part) else _escaped(part) for part in parts)
+
+
+def _escaped(text: str) -> str:
+    return MARKUP.sub(lambda found: f"\\{found[0]}", text)
