@@ -16,6 +16,7 @@ from tinyforge.target import Target
 
 M = TypeVar("M", bound=BaseModel)
 
+UNREADABLE = (ValueError, RecursionError)  # of TOML: wrong, a number of thousands of digits, nested without end
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -29,17 +30,20 @@ def shipped_targets() -> dict[str, Path]:
     return _shipped("targets")
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    name_or_path: str | Path, overrides: Sequence[str] = (), options: Mapping[str, tuple[str, Any]] | None = None
+) -> Recipe:
     """A shipped recipe by name, or a TOML file. overrides: 'distill.epochs=5', values in TOML, bare strings allowed.
+    options: what was typed, such as '--seed 5' -> (dotted key, value); they win over overrides.
 
     Raises RecipeError with all faults, each with its file (or override), dotted key and what was probably meant.
     """
-    return _load(Recipe, "recipe", name_or_path, shipped_recipes(), overrides)
+    return _load(Recipe, "recipe", name_or_path, shipped_recipes(), overrides, options or {})
 
 
 def load_target(name_or_path: str | Path) -> Target:
     """A shipped target by name, or a TOML file. Raises RecipeError like ``load_recipe``."""
-    return _load(Target, "target", name_or_path, shipped_targets(), ())
+    return _load(Target, "target", name_or_path, shipped_targets(), (), {})
 
 
 def recipe_toml(recipe: Recipe) -> str:
@@ -74,17 +78,22 @@ def _find(kind: str, name_or_path: str | Path, shipped: Mapping[str, Path]) -> P
 
 
 def _load(
-    model: type[M], kind: str, name_or_path: str | Path, shipped: Mapping[str, Path], overrides: Sequence[str]
+    model: type[M],
+    kind: str,
+    name_or_path: str | Path,
+    shipped: Mapping[str, Path],
+    overrides: Sequence[str],
+    options: Mapping[str, tuple[str, Any]],
 ) -> M:
     path = _find(kind, name_or_path, shipped)
     shown = str(path) if str(name_or_path) not in shipped else f"{path.parent.name}/{path.name}"
     try:
-        values = tomllib.loads(path.read_bytes().decode())
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{shown}: is not valid TOML: {error}") from error
+        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise RecipeError(f"{shown}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    faults, origins = _apply(values, overrides)
+    except UNREADABLE as error:
+        raise RecipeError(f"{shown}: is not valid TOML: {error}") from error
+    faults, origins = _apply(values, overrides, options)
     try:
         loaded = model.model_validate(values, strict=True)
     except ValidationError as error:
@@ -94,23 +103,26 @@ def _load(
     return loaded
 
 
-def _apply(values: dict[str, Any], overrides: Iterable[str]) -> tuple[list[str], dict[tuple[str, ...], str]]:
-    """Put overrides into ``values``; returns the faults, and for each key set the override that set it."""
+def _apply(
+    values: dict[str, Any], overrides: Iterable[str], options: Mapping[str, tuple[str, Any]]
+) -> tuple[list[str], dict[tuple[str, ...], str]]:
+    """Put overrides, then options, into ``values``; returns the faults, and for each key set what set it."""
     faults, origins = [], {}
-    for override in overrides:
-        keys, value = parse_override(override)
+    asked = [(f"-o {override}", *parse_override(override)) for override in overrides]
+    asked += [(typed, tuple(key.split(".")), value) for typed, (key, value) in options.items()]
+    for typed, keys, value in asked:
         if not keys:
-            faults.append(f"-o {override}: must look like section.key=value")
+            faults.append(f"{typed}: must look like section.key=value")
             continue
         table = values
         for key in keys[:-1]:
             table = table.setdefault(key, {})
             if not isinstance(table, dict):
-                faults.append(f"-o {override}: '{key}' is a value, not a section")
+                faults.append(f"{typed}: '{key}' is a value, not a section")
                 break
         else:
             table[keys[-1]] = value
-            origins[keys] = f"-o {override}"
+            origins[keys] = typed
     return faults, origins
 
 
@@ -120,7 +132,7 @@ def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     keys = _parse_keys(name.strip()) if equals else ()
     try:
         parsed = tomllib.loads(f"v = {value}")
-    except tomllib.TOMLDecodeError:
+    except UNREADABLE:
         parsed = {}
     return keys, parsed["v"] if parsed.keys() == {"v"} else value.strip()
 
@@ -134,7 +146,7 @@ def _parse_keys(name: str) -> tuple[str, ...]:
             ((key, table),) = table.items()
             keys.append(key)
         return tuple(keys)
-    except ValueError:  # not TOML, or more than one key
+    except UNREADABLE:  # not TOML, or more than one key
         keys = tuple(part.strip() for part in name.split("."))
         return keys if all(keys) else ()
 
@@ -176,7 +188,10 @@ def _choices(detail: Mapping[str, Any]) -> list[str]:
 
 
 def _shown_value(value: Any) -> str:
-    text = "a table" if isinstance(value, dict) else repr(value)
+    try:
+        text = "a table" if isinstance(value, dict) else repr(value)
+    except UNREADABLE:
+        return "what is too long to show"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -188,7 +203,8 @@ def _meant(model: type[BaseModel], location: tuple[str, ...]) -> str:
         section = _section(section, part) if section else None
     here = [_dotted((*parents, known)) for known in section.model_fields] if section else []
     elsewhere = [dotted for dotted in _all_keys(model) if dotted.rpartition(".")[2] == name]
-    return near_miss(_dotted(location), here) or (f" (did you mean '{elsewhere[0]}'?)" if elsewhere else "")
+    known = f"; known: {', '.join(section.model_fields)}" if section else ""
+    return near_miss(_dotted(location), here) or (f" (did you mean '{elsewhere[0]}'?)" if elsewhere else known)
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:

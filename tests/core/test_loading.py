@@ -95,6 +95,9 @@ class TestFinding:
         assert load_recipe(write(tmp_path, MINIMAL)).name == "mine"
         assert load_recipe(str(write(tmp_path, MINIMAL))).name == "mine"
 
+    def test_a_byte_order_mark_does_no_harm(self, tmp_path):
+        assert load_recipe(write(tmp_path, f"\ufeff{MINIMAL}")).name == "mine"
+
     def test_broken_toml_is_told_with_its_line(self, tmp_path):
         assert "mine.toml: is not valid TOML: " in faults(write(tmp_path, 'name = "x\n'))[0]
         (tmp_path / "bytes.toml").write_bytes(b'name = "\xff"')
@@ -151,6 +154,48 @@ class TestFaults:
             "recipes/smoke.toml with -o invert.prompt=plain: "
             "invert: prompt must contain '{}' exactly once, where the learned token goes"
         ]
+
+    def test_options_are_told_as_they_were_typed(self):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe("smoke", ["seed=3"], {"--seed -1": ("seed", -1), "--max-ms x": ("budget.max_ms", "x")})
+        assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == ["--seed -1", "--max-ms x"]
+        assert load_recipe("smoke", ["seed=3"], {"--seed 5": ("seed", 5)}).seed == 5
+
+    def test_what_is_known_is_told_where_nothing_is_near(self):
+        (line,) = faults("smoke", "nope.key=3")
+        assert line.startswith("recipes/smoke.toml with")
+        assert "-o nope.key=3: nope: unknown key; known: schema_version, name, " in line
+        (line,) = faults("smoke", "data.qqq=3")
+        assert line.startswith("-o data.qqq=3: data.qqq: unknown key; known: path, test, ")
+
+    @pytest.mark.parametrize("value", ["9" * 5000, "[" * 3000, "0x" + "f" * 5000], ids=["digits", "nested", "hex"])
+    def test_values_without_measure(self, tmp_path, value):
+        (line,) = faults(write(tmp_path, f"{MINIMAL}seed = {value}"))
+        assert "mine.toml: " in line
+        (line,) = faults("smoke", f"seed={value}")
+        assert "seed: must be" in line
+        assert len(faults("smoke", f"{value}=1")) == 1
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            *("distill.lr=inf", "invert.guidance_scale=inf", "distill.temperature=1e300", "distill.weight_decay=1e300"),
+            *("trial.expected_gains={support-kd=nan}", "trial.expected_gains={x=1.0}", "trial.expected_sd=1e-300"),
+            *("invert.ti_max_timestep=5000", "invert.num_vectors=1000000000", "synthesize.preview_alphas=[]"),
+            *("data.holdout=1.0", "distill.batch_size=1", "trial.batch_size=1", "distill.batch_size=99999999999"),
+            *("backbone.batch_size=99999999999999999999", "synthesize.alphas=[nan]", "budget.max_ms=inf"),
+        ],
+    )
+    def test_numbers_that_cannot_be_worked_with(self, override):
+        (line,) = faults("smoke", override)
+        assert line.startswith(f"-o {override}: {override.partition('=')[0]}")
+
+    @pytest.mark.parametrize("section", [name for name, one in Recipe.model_fields.items() if one.default is not None])
+    def test_every_number_has_bounds(self, section):
+        kind = Recipe.model_fields[section].annotation
+        for key, one in getattr(kind, "model_json_schema", dict)().get("properties", {}).items():
+            numbers = [part for part in (one, *one.get("anyOf", ())) if part.get("type") in ("integer", "number")]
+            assert all({"minimum", "maximum"} <= part.keys() for part in numbers), key
 
     def test_long_values_are_cut(self):
         (line,) = faults("smoke", "seed=" + "x" * 500)

@@ -40,6 +40,12 @@ def sit(court, way: str, fold: int, views: Views, soft=None) -> np.ndarray:
     return held_out_logits(court, Candidate(WAYS[way], 0.5, everything), fold, views, soft)
 
 
+def test_every_support_has_a_view_however_few_are_drawn(court):
+    few = draw_views(court.data, SETTINGS.model_copy(update={"steps_per_epoch": 1, "batch_size": 2}), 0)
+    assert few.num_of_supports == 9
+    assert sorted(few.image[:9].tolist()) == list(range(9))
+
+
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=20), st.integers(2, 5), st.data())
 def test_every_support_is_held_out_once_unless_it_is_alone_and_its_images_with_it(labels, most, data):
     labels = torch.tensor(labels)

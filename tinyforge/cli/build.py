@@ -12,7 +12,7 @@ from tinyforge.errors import GateError, UsageError
 
 from .boards import BOARD_OPTIONS, counts
 from .progress import Progress
-from .running import PATH, Answer, options, program
+from .running import PATH, Answer, as_typed, options, program
 
 FLAGS = {"data": "data.path", "test": "data.test", "backbone": "backbone.name", "teacher": "teacher.name"}
 FLAGS |= {"target": "target", "seed": "seed"}
@@ -64,12 +64,11 @@ def _add_stage(name: str, summary: str) -> None:
     @program.command(name, help=summary)
     @options(*_build_options, *(_budget_options if name == "build" else ()))
     def run(recipe: str, overrides: tuple[str, ...], out: Path, dry_run: bool, **asked: Any) -> Answer:
-        from tinyforge.loading import load_recipe, load_target, toml_value
+        from tinyforge.loading import load_recipe, load_target
 
         how = {key: asked.pop(key) for key in ("offline", "overwrite", "resume")}
         given = {key: value for key, value in asked.items() if value is not None and value is not False}
-        flags = [f"{KEYS[key]}={toml_value(value)}" for key, value in given.items() if key in KEYS]
-        loaded = load_recipe(recipe, [*overrides, *flags])
+        loaded = load_recipe(recipe, overrides, as_typed({key: given[key] for key in given.keys() & KEYS}, KEYS))
         target = load_target(loaded.target)
         within = bool(loaded.budget.limits) and name == "build"
         if not within and (stray := given.keys() & {*BUDGET, *PLACE}):

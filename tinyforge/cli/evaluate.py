@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from .build import calm_libraries
+from .build import FLAGS, calm_libraries
 from .progress import Progress
-from .running import PATH, Answer, options, program
+from .running import PATH, Answer, as_typed, options, program
 
 BENCHMARKS = ("cifar-fs", "mini-imagenet", "cub", "folder")
 NUMBER = click.IntRange(1)
@@ -76,11 +76,11 @@ def evaluate(
     The results folder continues where it stopped; it holds one file per episode and summary.json.
     """
     from tinyforge.fewshot.methods import DEFAULT
-    from tinyforge.loading import load_recipe, toml_value
+    from tinyforge.loading import load_recipe
 
-    given = {"backbone.name": backbone, "teacher.name": teacher, "seed": seed}
-    flags = [f"{key}={toml_value(value)}" for key, value in given.items() if value is not None]
-    loaded = load_recipe(recipe, [*overrides, *flags])
+    given = {"backbone": backbone, "teacher": teacher, "seed": seed}
+    given = {key: value for key, value in given.items() if value is not None}
+    loaded = load_recipe(recipe, overrides, as_typed(given, FLAGS))
     names = [name for listed in methods for name in listed.split(",")] or list(DEFAULT)
     calm_libraries(rest["offline"])
     return _run(benchmark, data, out, loaded, names, _numbers(alphas), **rest)

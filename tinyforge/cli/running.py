@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,3 +201,9 @@ def options(*options: Callable) -> Callable:
         return function
 
     return decorate
+
+
+def as_typed(given: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    """Options with the recipe keys that they set, for ``load_recipe``: '--seed 5' -> ('seed', 5)."""
+    shown = {name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in given.items()}
+    return {f"--{name.replace('_', '-')} {shown[name]}": (keys[name], value) for name, value in given.items()}

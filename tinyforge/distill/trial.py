@@ -83,10 +83,10 @@ class Candidate:
 
 def draw_views(data: TrainingSet, settings: Distill, seed: int) -> Views:
     """As many views of supports as one student sees in all, and as many of the other images; within each of the two,
-    every image equally often.
+    every image equally often, and where there is room every support at least once.
     """
     most = max(1, VIEW_BYTES // (2 * data.pixels[0].numel()))
-    count = min(most, settings.epochs * settings.steps_per_epoch * settings.batch_size)
+    count = min(most, max(data.num_supports, settings.epochs * settings.steps_per_epoch * settings.batch_size))
     generator = generator_for(seed, "trial views")
     image = deal(count, 0, data.num_supports, generator)
     if len(data.labels) > data.num_supports:
