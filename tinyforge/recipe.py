@@ -75,7 +75,7 @@ class Invert(Section):
     ti_steps: int = Field(5000, ge=0, le=MOST)
     ti_batch_size: Count = Field(1, description="Noisy samples per class and step.")
     ti_lr: Positive = 1e-3
-    ti_min_timestep: int = Field(250, ge=0, description="Timesteps are drawn uniformly from [min, max).")
+    ti_min_timestep: int = Field(250, ge=0, le=999, description="Timesteps are drawn uniformly from [min, max).")
     ti_max_timestep: int = Field(1000, ge=1, le=1000)
     num_steps: int = Field(
         25, ge=1, le=1000, description="DDIM steps, 'trailing' spacing; inversion and generation share them."
