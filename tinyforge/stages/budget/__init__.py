@@ -16,7 +16,7 @@ from typing import Any
 from tinyforge.errors import DataError, GateError
 from tinyforge.recipe import Recipe
 from tinyforge.remote import parse_address
-from tinyforge.stages import advance, bench, plan, telling
+from tinyforge.stages import advance, bench, in_use, plan, telling
 from tinyforge.stages.bench import Raced, raw_predictions
 from tinyforge.stages.budget.account import plot, record, remarks, write
 from tinyforge.stages.budget.entrants import Entered, Net, kinds_of, nets_of, road_of, threads_of
@@ -46,7 +46,8 @@ def forge_within(recipe: Recipe, target: Target, out: Path, ground: Ground, **ho
     road = begin(Job(recipe, target, Path(out), **how))
     nets = nets_of(road.recipe, road.inputs)
     try:
-        return race(road, nets, ground)
+        with in_use(road):
+            return race(road, nets, ground)
     finally:
         ground.close()
 

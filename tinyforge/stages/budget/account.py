@@ -65,6 +65,7 @@ def row_record(row: Row, verdict: Verdict, numbers: Mapping[str, int]) -> dict[s
         "model_bytes": row.model_bytes,
         "model_mib": round(row.model_bytes / MIB, 4),
         "peak_rss_mib": row.peak_rss_mib,
+        "p50_ms": row.p50_ms,
         "p90_ms": p90,
         "p90_low_ms": low,
         "p90_high_ms": high,

@@ -6,6 +6,7 @@ from typing import Any
 
 from tinyforge.compress.pareto import Entry, accuracy_bound, beaten_by, p90_interval, ships
 from tinyforge.device.claims import certificate
+from tinyforge.device.stats import percentile
 from tinyforge.stages.budget.entrants import Entered
 from tinyforge.stages.budget.limits import FLAGS, Row, binding, missed
 from tinyforge.stages.budget.race import Measured
@@ -62,6 +63,7 @@ def rows_of(one: Entered, measured: Measured, answers: Mapping[str, Any], *, rac
                 variants[name].model_bytes,
                 report["peak_rss_mib"],
                 p90_interval(report["raw_us"]["infer"]),
+                percentile(report["raw_us"]["infer"], 0.5) / 1000,
                 claims["latency"],
                 claims["accuracy"],
                 tuple(a == b for a, b in zip(own["labels"], own["predicted"], strict=True)) if own else None,
