@@ -41,11 +41,16 @@ class Validation:
     logits: np.ndarray
 
 
+def unheard(text: str) -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True)
 class Materials:
     """What a rung may use. fp32: the exported reference; files derived from it are kept beside it, for other rungs.
 
     teach: () -> (inputs (n, 3, h, w), the teacher's logits (n, N)) for quantisation-aware training, or None without it.
+    tell: is told each rung before it is tried, which takes seconds to minutes.
     """
 
     student: nn.Module
@@ -58,6 +63,7 @@ class Materials:
     opset: int
     seed: int = 0
     teach: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
+    tell: Callable[[str], None] = unheard
 
 
 Make = Callable[[Materials, Path], None]
@@ -181,6 +187,7 @@ def climb(kind: str, materials: Materials, folder: Path, rungs: Rungs | None = N
         if rung == TRAINED and (materials.teach is None or not materials.settings.qat_steps):
             continue
         out = folder / f"{kind}-{number}{'.onnx' if kind.startswith('onnx') else '.xml'}"
+        materials.tell(f"{kind}: {rung}")
         one = attempt(kind, rung, make, materials, out)
         tried.append(replace(one, kept=not one.reason))
         if not one.reason:

@@ -96,13 +96,16 @@ def accuracy_control(
 
 
 def _nncf() -> ModuleType:
-    """NNCF, silent: it would log every step. ``export.import_openvino`` has switched its telemetry off before."""
+    """NNCF, silent: it would log every step, and torch, where it looks for a compiler, that no GPU is here.
+    ``export.import_openvino`` has switched its telemetry off before.
+    """
     from tinyforge.compress.export import import_openvino
 
     import_openvino()
     import nncf
 
     nncf.set_log_level(logging.ERROR)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     return nncf
 
 

@@ -135,21 +135,25 @@ def _why_none(tried: Sequence[Tried]) -> str:
 
 
 def warnings(variant: Variant, supports_outside: float = 0.01) -> list[str]:
-    """What a reader must know of an int8 model: answers that depend on the processor, activations out of range."""
-    found = []
-    if variant.saturation and variant.saturation.flips:
-        sums = variant.saturation
-        found.append(
-            f"{variant.name}: on x86-64 processors without VNNI {len(sums.flips)} of {sums.num_images} validation "
-            "images get another answer, since int8 sums saturate there; compress.reduce_range = true prevents it"
-        )
-    if variant.coverage and variant.coverage.worst_outside > supports_outside:
-        reach = variant.coverage
-        found.append(
-            f"{variant.name}: {reach.worst_outside:.1%} of the values of {next(iter(reach.worst))} on the supports lie "
-            "outside the calibrated range; calibrate on images that look more like them"
-        )
-    return found
+    """What a reader must know of an int8 model: activations out of range."""
+    reach = variant.coverage
+    if not reach or reach.worst_outside <= supports_outside:
+        return []
+    return [
+        f"{variant.name}: {reach.worst_outside:.1%} of the values of {next(iter(reach.worst))} on the supports lie "
+        "outside the calibrated range; calibrate on images that look more like them"
+    ]
+
+
+def x86_warnings(variant: Variant) -> list[str]:
+    """What a reader must know of an int8 model where the target is an x86-64 machine: answers that depend on it."""
+    sums = variant.saturation
+    if not sums or not sums.flips:
+        return []
+    return [
+        f"{variant.name}: on x86-64 processors without VNNI {len(sums.flips)} of {sums.num_images} validation "
+        "images get another answer, since int8 sums saturate there; compress.reduce_range = true prevents it"
+    ]
 
 
 def measure(

@@ -35,9 +35,10 @@ def settings(road: Road) -> dict[str, Any]:
 def work(road: Road, partial: Partial) -> None:
     from tinyforge.compress.calibration import refuse_overlap
     from tinyforge.compress.embed import pixel_spec
-    from tinyforge.compress.variants import make_variants, warnings
+    from tinyforge.compress.variants import make_variants, warnings, x86_warnings
 
-    wanted, target, test = road.recipe.compress, road.job.target, road.inputs.test
+    job, wanted, target, test = road.job, road.recipe.compress, road.job.target, road.inputs.test
+    job.log("compress: export to ONNX")
     student, spec = load_student(road)
     calibration, held_out, labels = shares(road, spec)
     tests = [] if test is None else [("test images", calibration.inputs.like(test.rgb))]
@@ -46,8 +47,9 @@ def work(road: Road, partial: Partial) -> None:
     made = make_variants(
         student, spec, road.inputs.support.classes, folder, name=road.recipe.name, opset=target.opset,
         calibration=calibration, validation=validation(student, held_out, labels), settings=wanted,
-        seed=road.recipe.seed, teach=lambda: lesson(road, calibration),
+        seed=road.recipe.seed, teach=lambda: lesson(road, calibration), tell=lambda text: job.log(f"compress: {text}"),
     )  # fmt: skip
+    job.log(f"compress: {len(made)} models on real images")
     model_spec = pixel_spec(spec) if wanted.embed_preprocessing else spec
     measured = [measured_on_real_images(road, partial, one, student, spec, model_spec) for one in made]
     partial.write_json(
@@ -57,6 +59,7 @@ def work(road: Road, partial: Partial) -> None:
             "verdicts": measured,
             "input": model_spec.to_json(),
             "warnings": [text for one in made for text in warnings(one)],
+            "x86_warnings": [text for one in made for text in x86_warnings(one)],
             "gate_images": len(held_out),
             "measured_on": "support images" if test is None else "test images",
             "calibration_sha256": calibration.inputs.hashes,
