@@ -15,7 +15,7 @@ from tinyforge.device.stats import score
 from tinyforge.loading import recipe_toml
 from tinyforge.stages.pictures import png
 from tinyforge.stages.road import Road
-from tinyforge.stages.telling import licences, notes, provenance, report
+from tinyforge.stages.telling import busy_note, licences, notes, provenance, report
 
 GOLDEN_IMAGES = 8
 
@@ -63,7 +63,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
     contenders = [contender(one, latency, scores, compressed["verdicts"]) for one in made]
     chosen, table = raced.choice(contenders) if raced else choose_variant(contenders, job.target.models)
     left_out = {one.name for one in made} - {chosen, REFERENCE}
-    remarks = raced.remarks if raced else notes(road)
+    remarks = remarks_of(road, raced, compressed, busy_note(latency, machine))
     contents = Contents(
         name=road.recipe.name,
         target=job.target.name,
@@ -97,6 +97,19 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
         "variants": [{**one.to_json(), **(summary(latency[one.name]) if one.name in latency else {})} for one in table],
         "machine": machine,
     }
+
+
+def remarks_of(road: Road, raced: Raced | None, compressed: Mapping[str, Any], busy: str) -> list[str]:
+    """What a reader must know. ``busy``: of other work while latency was measured, a warning too.
+
+    What happens on x86-64 alone is a warning where the target may be such a machine, else a remark.
+    """
+    only_x86 = compressed.get("x86_warnings", [])
+    elsewhere = road.job.target.architecture == "aarch64"
+    for text in [*([] if elsewhere else only_x86), *([busy] if busy else [])]:
+        road.warn(text)
+    told = [*raced.remarks, *road.warnings] if raced else notes(road)
+    return list(dict.fromkeys([*told, *(only_x86 if elsewhere else [])]))
 
 
 def measure_all(

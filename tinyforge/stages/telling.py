@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from tinyforge.device.claims import certificate
-from tinyforge.device.machine import describe_machine
+from tinyforge.device.conditions import BUSY_LOAD
+from tinyforge.device.machine import describe_machine, usable_cores
 from tinyforge.device.preprocess import decode
+from tinyforge.device.report import counted
 from tinyforge.loading import recipe_toml
+from tinyforge.stages.origins import origins
 from tinyforge.stages.road import Road
 
 LIBRARIES = ("torch", "diffusers", "transformers", "timm", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "pillow")
@@ -130,17 +133,18 @@ def confusion(answers: Mapping[str, list[int]], num_classes: int) -> np.ndarray:
 
 def provenance(road: Road) -> dict[str, dict[str, Any]]:
     """Where everything comes from. No time of day, no path of this machine."""
+    known = origins(road)
     distilled, inverted = road.done["distill"].json("distill.json"), road.done["invert"].json("invert.json")
     return {
         "recipe": {"name": road.recipe.name, "seed": road.recipe.seed, "target": road.job.target.name},
         "data": {**road.inputs.describe(), "support_sha256": road.support_hash},
         "backbone": {
-            "name": road.backbone.name,
+            **known["backbone"],
             "fingerprint": road.backbone.fingerprint,
             "reason": road.backbone_choice.reason,
         },
         "teacher": {
-            "name": road.extractor.name,
+            **known["teacher"],
             "fingerprint": road.extractor.fingerprint,
             "reason": road.teacher_choice.reason,
             **distilled["teacher"],
@@ -160,20 +164,34 @@ def provenance(road: Road) -> dict[str, dict[str, Any]]:
 
 def licences(road: Road) -> list[dict[str, str]]:
     """Of what the bundle is made from. The images are the user's."""
-    return [
-        {"name": f"backbone {road.backbone.name}", "licence": road.backbone.licence},
-        {"name": "tinyforge_device", "licence": "Apache-2.0"},
+    made_from = [
+        {**one, "name": one["name"] if one["name"].endswith(part) else f"{part} {one['name']}"}
+        for part, one in origins(road).items()
     ]
+    return [*made_from, {"name": "tinyforge_device", "licence": "Apache-2.0"}]
 
 
 def notes(road: Road, measured: str | None = None) -> list[str]:
     """What a reader of the numbers must know. measured: where latency was, if not here."""
-    target = road.job.target
+    target, used = road.job.target, min(road.job.target.threads, usable_cores())
+    asked = "" if used == target.threads else f" ({target.threads} asked for, it has {counted(used, 'core')})"
     here = (
-        f"Latency was measured on the machine that built the bundle, with {target.threads} threads, "
+        f"Latency was measured on the machine that built the bundle, with {counted(used, 'thread')}{asked}, "
         f"not on the target {target.title}."
     )
     told = [*road.warnings, measured or here]
     if road.inputs.test is None:
         told.append("No accuracy was measured: there were no test images.")
     return told
+
+
+def busy_note(latency: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """What to know of latencies that were measured beside other work; '' on a machine that was at rest."""
+    busy = max((one.get("busy_cores") or 0.0 for one in latency.values()), default=0.0)
+    if busy <= BUSY_LOAD:
+        return ""
+    return (
+        f"Other work was running when latency was measured on {machine['cpu']}: {busy:g} of its "
+        f"{counted(machine['cores'], 'core')} were busy. The latencies are too high, and the choice of the model may "
+        "be another at rest: measure again with `tinyforge bench`."
+    )

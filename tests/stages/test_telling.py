@@ -1,0 +1,67 @@
+"""What a finished build tells of itself."""
+
+import pytest
+
+from tinyforge.device.machine import usable_cores
+from tinyforge.loading import load_recipe, load_target
+from tinyforge.stages import Job, start
+from tinyforge.stages.bench import Raced, remarks_of
+from tinyforge.stages.origins import licence_of_teacher, origins
+from tinyforge.stages.telling import busy_note, licences, notes
+
+MACHINE = {"cpu": "Xeon", "cores": 2}
+
+
+def road_for(forge_inputs, *overrides, target="raspi4"):
+    images, _, _ = forge_inputs
+    recipe = load_recipe("smoke", [f'data.path="{images}"', f'target="{target}"', *overrides])
+    return start(Job(recipe, load_target(recipe.target), images.parent / "out", log=lambda text: None))
+
+
+@pytest.mark.parametrize("domain", ["glyphs", "photos"])
+def test_models_that_ship_are_named_by_their_domain_with_their_licence(forge_inputs, domain):
+    road = road_for(forge_inputs, f'backbone.name="{domain}"', f'teacher.name="{domain}"')
+    assert licences(road) == [
+        {"name": f"{domain} backbone", "licence": "Apache-2.0"},
+        {"name": f"{domain} teacher", "licence": "Apache-2.0"},
+        {"name": "tinyforge_device", "licence": "Apache-2.0"},
+    ]
+    assert origins(road)["teacher"]["name"] == f"{domain} teacher"
+
+
+def test_a_licence_is_told_where_it_is_recorded(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert licence_of_teacher(str(tmp_path)) == "mit"
+    assert licence_of_teacher(str(tmp_path / "none")) == "unknown"
+    assert licence_of_teacher("timm:vit_small_patch16_224.dino") == "apache-2.0"
+    assert licence_of_teacher("timm:resnet10t@mine.safetensors") == "unknown"
+
+
+@pytest.mark.parametrize(("busy", "told"), [(None, False), (0.2, False), (1.5, True)])
+def test_other_work_while_measuring_is_told(busy, told):
+    note = busy_note({"onnx-fp32": {"busy_cores": 0.0}, "onnx-int8": {"busy_cores": busy}}, MACHINE)
+    assert ("1.5 of its 2 cores were busy" in note) == told
+    assert bool(note) == told
+    assert busy_note({"onnx-fp32": {}}, MACHINE) == "", "a report of an older bundle"
+
+
+def test_a_busy_machine_is_a_warning_at_the_end_and_a_note_in_the_card(forge_inputs):
+    road = road_for(forge_inputs)
+    assert "It was busy." in remarks_of(road, None, {}, "It was busy.")
+    assert road.warnings[-1] == "It was busy."
+    raced = Raced("onnx-int8", {}, MACHINE, ["Chosen in a race."], {})
+    assert remarks_of(road, raced, {}, "")[0] == "Chosen in a race."
+
+
+@pytest.mark.parametrize(("target", "warned"), [("raspi4", False), ("generic-cpu", True)])
+def test_what_happens_on_x86_alone_is_no_warning_for_a_board(forge_inputs, target, warned):
+    road = road_for(forge_inputs, target=target)
+    remarks = remarks_of(road, None, {"x86_warnings": ["2 of 200 images get another answer"]}, "")
+    assert "2 of 200 images get another answer" in remarks, "it is recorded for all"
+    assert ("2 of 200 images get another answer" in road.warnings) == warned
+
+
+def test_the_note_on_latency_counts_the_threads_that_ran(forge_inputs):
+    road = road_for(forge_inputs)
+    used = min(road.job.target.threads, usable_cores())
+    assert f"with {used} thread" in notes(road)[len(road.warnings)]
