@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from tinyforge.diffusion.architectures import TINY, Architecture
 from tinyforge.diffusion.ddim import trailing_timesteps
+from tinyforge.diffusion.memory import Plan, plan_for, settle, visiting
 from tinyforge.diffusion.sources import Located, choose_backbone, locate
 from tinyforge.diffusion.textual_inversion import Concept
 from tinyforge.errors import MissingError, RecipeError, UsageError
@@ -53,6 +54,7 @@ class Backbone:
     prediction_type: str  # 'epsilon' or 'v_prediction'
     device: torch.device
     dtype: torch.dtype
+    plan: Plan
     table: tuple[str, Tensor] = field(init=False, repr=False)  # the text encoder's input vectors: name, (tokens, D)
     encoding: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -93,13 +95,15 @@ class Backbone:
         """
         if images.shape[1:] != (3, self.image_size, self.image_size):
             raise ValueError(f"expected images (B, 3, {self.image_size}, {self.image_size}), not {tuple(images.shape)}")
-        posterior = self.vae.encode(self._inward(2.0 * images - 1.0)).latent_dist
+        with visiting(self.vae, self.device, self.plan.offload):
+            posterior = self.vae.encode(self._inward(2.0 * images - 1.0)).latent_dist
         return posterior.mean.to(images.dtype) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> images (B, 3, H, W), clipped to [0, 1]."""
-        pixels = self.vae.decode(self._inward(latents / self.vae.config.scaling_factor)).sample
+        with visiting(self.vae, self.device, self.plan.offload):
+            pixels = self.vae.decode(self._inward(latents / self.vae.config.scaling_factor)).sample
         return (0.5 + 0.5 * pixels.to(latents.dtype)).clamp(0.0, 1.0)
 
     def eps(self, z: Tensor, t: int | Tensor, cond: Tensor) -> Tensor:
@@ -123,15 +127,16 @@ class Backbone:
         the prompts use are gathered into the table of this call. Raises RecipeError when a prompt has too many tokens.
         """
         vectors = concept.embeddings if concept is not None and embeddings is None else embeddings
-        with self.encoding:  # tokenizers are for one thread at a time
-            tokens = [self._token_ids(prompt, concept) for prompt in prompts]
-        ids = torch.tensor(tokens, device=self.device)
-        used, ids = ids.unique(return_inverse=True)  # ascending, so the learned ones come last
         name, weight = self.table
-        table = weight[used[used < len(weight)]]
-        if vectors is not None:
-            table = torch.cat([table, self._inward(vectors.flatten(0, 1))[used[used >= len(weight)] - len(weight)]])
-        with self.encoding:  # the table of this call stands in the text encoder while it runs
+        for_gradient = torch.is_grad_enabled() and vectors is not None and vectors.requires_grad
+        # One thread at a time: tokenizers want it, and the table of a call stands in the text encoder while it runs.
+        with self.encoding, visiting(self.text_encoder, self.device, self.plan.offload and not for_gradient):
+            ids = torch.tensor([self._token_ids(prompt, concept) for prompt in prompts], device=self.device)
+            used, ids = ids.unique(return_inverse=True)  # ascending, so the learned ones come last
+            table = weight[used[used < len(weight)]]
+            if vectors is not None:
+                learned = self._inward(vectors.flatten(0, 1))[used[used >= len(weight)] - len(weight)]
+                table = torch.cat([table, learned])
             output = functional_call(self.text_encoder, {name: table}, (ids,), {"return_dict": False})
         return output[0].to(table.dtype if vectors is None else vectors.dtype)
 
@@ -168,12 +173,13 @@ class Backbone:
 
 
 def load_backbone(
-    source: str | Path, *, device: str = "cpu", dtype: str = "float32", offline: bool = False
+    source: str | Path, *, device: str = "cpu", dtype: str = "float32", offline: bool = False, plan: Plan | None = None
 ) -> Backbone:
     """Load a diffusers Stable Diffusion folder, a hub name ('owner/name') or an alias ('sd15', 'sd21').
 
     ``device`` may be 'auto' (CUDA where there is one) and ``dtype`` 'auto' (float32). Only safetensors; 'fp16' files
-    are read where there are no others, or where dtype is float16. Raises MissingError when something is not here,
+    are read where there are no others, or where dtype is float16. plan: how it is held in memory; None: by what is
+    free. Raises MissingError when something is not here,
     UsageError for a model of another kind.
     """
     precision = _dtype(dtype)
@@ -191,7 +197,8 @@ def load_backbone(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as fault:
         raise UsageError(f"{found.name} cannot be loaded as Stable Diffusion: {fault}") from fault
     identity = found.name, found.fingerprint, found.licence
-    return _assemble(identity, (unet, vae, text_encoder, tokenizer), scheduler, _device(device), precision)
+    parts = unet, vae, text_encoder, tokenizer
+    return _assemble(identity, parts, scheduler, _device(device), precision, plan)
 
 
 def _load_part(kind: type, found: Located, part: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -232,6 +239,7 @@ def _assemble(
     scheduler: dict[str, Any],
     device: torch.device,
     dtype: torch.dtype,
+    plan: Plan | None,
 ) -> Backbone:
     """Check that the parts fit, freeze them and put them on the device."""
     unet, vae, text_encoder, _ = parts
@@ -249,11 +257,11 @@ def _assemble(
         raise UsageError(
             f"{name}: its UNet needs more than a prompt ({', '.join(unsupported)}), which is not supported"
         )
-    for module in (unet, vae, text_encoder):
-        module.requires_grad_(False).eval().to(device)
+    plan = plan_for(device, unet, vae, text_encoder) if plan is None else plan
+    settle(plan, device, unet, vae, text_encoder)
     alphas_cumprod, final_alpha = noise_levels(scheduler, name)
     prediction_type = scheduler.get("prediction_type", "epsilon")
-    return Backbone(*identity, *parts, scheduler, alphas_cumprod, final_alpha, prediction_type, device, dtype)
+    return Backbone(*identity, *parts, scheduler, alphas_cumprod, final_alpha, prediction_type, device, dtype, plan)
 
 
 def noise_levels(scheduler: dict[str, Any], name: str) -> tuple[Tensor, float]:
@@ -320,7 +328,13 @@ def save_backbone(backbone: Backbone, folder: Path, *, variant: str | None = Non
 
 
 def random_backbone(
-    architecture: Architecture, *, seed: int = 0, device: str = "cpu", dtype: str = "float32", text_gain: float = 1.0
+    architecture: Architecture,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    text_gain: float = 1.0,
+    plan: Plan | None = None,
 ) -> Backbone:
     """An untrained backbone of real diffusers classes with seeded weights, for tests and benchmarks.
 
@@ -343,14 +357,16 @@ def random_backbone(
     content = json.dumps([asdict(architecture), seed, text_gain, dtype]).encode()
     identity = architecture.name, hashlib.sha256(content).hexdigest(), "Apache-2.0"
     parts = unet, vae, text_encoder, tokenizer
-    return _assemble(identity, parts, dict(architecture.scheduler), _device(device), _dtype(dtype))
+    return _assemble(identity, parts, dict(architecture.scheduler), _device(device), _dtype(dtype), plan)
 
 
-def tiny_backbone(seed: int = 0, *, dtype: str = "float32", prediction_type: str = "epsilon") -> Backbone:
+def tiny_backbone(
+    seed: int = 0, *, dtype: str = "float32", prediction_type: str = "epsilon", plan: Plan | None = None
+) -> Backbone:
     """A random Stable Diffusion that is built in a moment: 8 px images, (4, 4, 4) latents, 24 tokens of width 32."""
     scheduler = {**TINY.scheduler, "prediction_type": prediction_type}
     architecture = Architecture(TINY.name, TINY.unet, TINY.vae, TINY.text_encoder, scheduler)
-    return random_backbone(architecture, seed=seed, dtype=dtype, text_gain=2.0)
+    return random_backbone(architecture, seed=seed, dtype=dtype, text_gain=2.0, plan=plan)
 
 
 def byte_tokenizer(bos_token_id: int, eos_token_id: int, max_tokens: int) -> CLIPTokenizer:

@@ -17,7 +17,6 @@ from tinyforge.stages.domain import choose_domain
 from tinyforge.stages.inputs import Inputs, gather
 from tinyforge.target import Target
 
-BATCH_SIZE = 32  # on a CPU, more at once gained nothing: docs/speed.md
 DINO = "timm:vit_small_patch16_224.dino"
 
 
@@ -82,16 +81,17 @@ class Road:
     def backbone(self) -> Any:
         """The loaded diffusion model, once per build."""
         from tinyforge.diffusion.backbone import load_backbone
+        from tinyforge.diffusion.memory import Plan
 
-        wanted = self.recipe.backbone
+        wanted, plan = self.recipe.backbone, None if self.recipe.speed.fit_memory else Plan()
         return load_backbone(
-            self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline
+            self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline, plan=plan
         )
 
     @property
     def batch_size(self) -> int:
         """At most so many images in a forward pass of the backbone."""
-        return self.recipe.backbone.batch_size or BATCH_SIZE
+        return self.recipe.backbone.batch_size or self.backbone.plan.batch_size
 
     @cached_property
     def extractor(self) -> Any:

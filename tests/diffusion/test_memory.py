@@ -1,0 +1,67 @@
+"""Plans for a GPU's memory: what they choose, and that none changes a result."""
+
+import pytest
+import torch
+
+from tinyforge.diffusion.architectures import SD15
+from tinyforge.diffusion.backbone import tiny_backbone
+from tinyforge.diffusion.memory import ENOUGH, Needs, Plan, needs, plan_memory, weight_bytes
+from tinyforge.diffusion.null_text import null_text_invert
+from tinyforge.diffusion.sample import generate
+from tinyforge.diffusion.textual_inversion import learn_concepts
+from tinyforge.recipe import Invert
+
+SETTINGS = Invert(ti_steps=3, num_steps=3, nti_inner_steps=2, guidance_scale=3.0)
+GIB = 2**30
+SD15_NEEDS = Needs(3_438_000_000, 827_000_000, 2318 * 2**20, 2486 * 2**20, 1461 * 2**20, 772 * 2**20)
+HALF = Needs(*(value // 2 for value in vars(SD15_NEEDS).values()))
+
+
+def made_with(plan, images):
+    """Everything that a build asks of a backbone."""
+    backbone = tiny_backbone(dtype="float64", plan=plan)
+    z = backbone.encode(images.double())
+    concept, losses = learn_concepts(backbone, z, torch.tensor([0, 0, 0, 1, 1, 1]), ["a", "b"], SETTINGS, 0)
+    cond = concept.conditions(backbone, SETTINGS.prompt).repeat_interleave(3, dim=0)
+    inverted = null_text_invert(backbone, z, cond, SETTINGS, batch_size=plan.batch_size)
+    drawn = generate(backbone, inverted.z_T, cond, inverted.null_embeddings, SETTINGS, batch_size=plan.batch_size)
+    return concept.embeddings, losses, inverted.null_embeddings, drawn
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Plan(1), Plan(checkpoint_gradients=True), Plan(slice_vae=True), Plan(offload=True), Plan(4, True, True, True)],
+)
+def test_no_plan_changes_a_result(plan, images):
+    for plain, planned in zip(made_with(Plan(), images), made_with(plan, images), strict=True):
+        torch.testing.assert_close(planned, plain, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("gib", [8, 12, 24, 80])
+@pytest.mark.parametrize("own", [SD15_NEEDS, HALF])
+def test_a_plan_for_stable_diffusion_fits(gib, own):
+    plan = plan_memory(gib * GIB, own)
+    weights = own.unet + (0 if plan.offload else own.others)
+    image = max(own.guided, own.checkpointed if plan.checkpoint_gradients else own.gradient)
+    assert weights + plan.batch_size * image <= gib * GIB
+    assert plan.slice_vae or weights + plan.batch_size * own.decoding <= gib * GIB
+
+
+def test_more_memory_means_more_images_and_at_last_no_saving():
+    plans = [plan_memory(gib * GIB, HALF) for gib in (4, 8, 12, 24, 80)]
+    assert [plan.batch_size for plan in plans] == sorted(plan.batch_size for plan in plans)
+    assert plans[-1].batch_size >= ENOUGH
+    assert not plans[-1].offload
+    assert not plans[-1].checkpoint_gradients
+
+
+def test_where_nothing_fits_the_most_is_saved_and_one_image_tried():
+    assert plan_memory(GIB, SD15_NEEDS).batch_size == 1
+
+
+def test_needs_are_counted_and_scaled(tiny):
+    own = needs(tiny.unet, tiny.vae, tiny.text_encoder)
+    assert own.unet == weight_bytes(tiny.unet) == 4 * sum(p.numel() for p in tiny.unet.parameters())
+    assert own.others == weight_bytes(tiny.vae) + weight_bytes(tiny.text_encoder)
+    assert 0 < own.checkpointed < own.gradient < 2**20
+    assert SD15.unet["sample_size"] == 64  # what the figures of an image are scaled from

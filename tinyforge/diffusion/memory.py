@@ -1,0 +1,108 @@
+"""How a backbone is held in the memory of a GPU: what fits, decided from its free bytes before it is loaded there.
+
+Legend: B images in a forward pass, C h w latent.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+CPU_BATCH = 32  # more at once gained nothing: docs/speed.md
+LARGEST_BATCH = 64
+ENOUGH = 8  # images that keep a GPU busy: no saving that costs time is made beyond them
+SHARE = 0.85  # of the free bytes: allocators waste some, and libraries want theirs
+SD15_LATENT_VOLUME = 320 * 64**2 + 640 * 32**2 + 1280 * 16**2 + 1280 * 8**2
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes. unet, others (VAE and text encoder): weights. The rest per image: a guided prediction; a prediction with
+    its gradient, plain and checkpointed; a decoding by the VAE.
+    """
+
+    unet: int
+    others: int
+    guided: int
+    gradient: int
+    checkpointed: int
+    decoding: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """batch_size: images in a forward pass. checkpoint_gradients: activations are computed again for the gradient.
+    slice_vae: images pass the VAE one by one. offload: VAE and text encoder wait on the CPU. None changes a result.
+    """
+
+    batch_size: int = CPU_BATCH
+    checkpoint_gradients: bool = False
+    slice_vae: bool = False
+    offload: bool = False
+
+
+def needs(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> Needs:
+    """Weights are counted. What an image takes is scaled from SD 1.5 by the volume of the latents' channels; SD 1.5's
+    own was traced on a CPU in float32: 1,159 MiB a prediction, 2,486 with its gradient, 1,461 checkpointed, 772 a
+    decoding to 512 px.
+    """
+    config = unet.config
+    volume = sum(width * (config.sample_size / 2**i) ** 2 for i, width in enumerate(config.block_out_channels))
+    scale = volume / SD15_LATENT_VOLUME * next(unet.parameters()).element_size() / 4
+    own = (round(mib * MIB * scale) for mib in (2 * 1159, 2486, 1461, 772))
+    return Needs(weight_bytes(unet), weight_bytes(vae) + weight_bytes(text_encoder), *own)
+
+
+def weight_bytes(module: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def plan_memory(free_bytes: int, needs: Needs) -> Plan:
+    """The first way of holding the backbone that takes ENOUGH images at once, else the one that takes most.
+
+    Checkpointing costs a third forward pass in a gradient, offloading costs copies: in this order they are tried.
+    """
+    ways = [_plan(free_bytes, needs, *way) for way in product((False, True), repeat=2)]
+    return next((plan for plan in ways if plan.batch_size >= ENOUGH), max(ways, key=lambda plan: plan.batch_size))
+
+
+def _plan(free_bytes: int, needs: Needs, offload: bool, checkpoint: bool) -> Plan:
+    room = int(free_bytes * SHARE) - needs.unet - (0 if offload else needs.others)
+    image = max(needs.guided, needs.checkpointed if checkpoint else needs.gradient)
+    batch_size = min(LARGEST_BATCH, max(1, room // image))
+    return Plan(batch_size, checkpoint, batch_size * needs.decoding > room, offload)
+
+
+def plan_for(device: torch.device, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> Plan:
+    """By the free memory of a GPU; the plain plan elsewhere."""
+    if device.type != "cuda":
+        return Plan()
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return plan_memory(free_bytes, needs(unet, vae, text_encoder))
+
+
+def settle(plan: Plan, device: torch.device, unet: Any, vae: Any, text_encoder: nn.Module) -> None:
+    """Put the networks where the plan wants them, frozen, and switch on what it asks for."""
+    for module in (unet, vae, text_encoder):
+        module.requires_grad_(False).eval()
+        module.to("cpu" if plan.offload and module is not unet else device)
+    if plan.checkpoint_gradients:
+        unet.enable_gradient_checkpointing()
+    if plan.slice_vae:
+        vae.enable_slicing()
+
+
+@contextmanager
+def visiting(module: nn.Module, device: torch.device, leaves: bool) -> Iterator[None]:
+    """``module`` on the device for a while; it goes back to the CPU afterwards if it ``leaves``."""
+    module.to(device)
+    try:
+        yield
+    finally:
+        if leaves:
+            module.to("cpu")
