@@ -5,7 +5,7 @@ Legend: B images in a forward pass, C h w latent.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -63,19 +63,24 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 def plan_memory(free_bytes: int, needs: Needs) -> Plan:
-    """The first way of holding the backbone that takes ENOUGH images at once, else the one that takes most.
+    """The first way of holding the backbone that takes ENOUGH images at once, else the one that takes most; where none
+    takes one image, one image and every saving.
 
     Checkpointing costs a third forward pass in a gradient, offloading costs copies: in this order they are tried.
     """
     ways = [_plan(free_bytes, needs, *way) for way in product((False, True), repeat=2)]
-    return next((plan for plan in ways if plan.batch_size >= ENOUGH), max(ways, key=lambda plan: plan.batch_size))
+    most = max(ways, key=lambda plan: plan.batch_size)
+    if not most.batch_size:
+        return replace(ways[-1], batch_size=1)
+    return next((plan for plan in ways if plan.batch_size >= ENOUGH), most)
 
 
 def _plan(free_bytes: int, needs: Needs, offload: bool, checkpoint: bool) -> Plan:
+    """With a batch of 0 where not even one image fits."""
     room = int(free_bytes * SHARE) - needs.unet - (0 if offload else needs.others)
     image = max(needs.guided, needs.checkpointed if checkpoint else needs.gradient)
-    batch_size = min(LARGEST_BATCH, max(1, room // image))
-    return Plan(batch_size, checkpoint, batch_size * needs.decoding > room, offload)
+    batch_size = min(LARGEST_BATCH, max(0, room // image))
+    return Plan(batch_size, checkpoint, max(1, batch_size) * needs.decoding > room, offload)
 
 
 def plan_for(device: torch.device, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> Plan:
