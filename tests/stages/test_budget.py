@@ -194,7 +194,7 @@ def test_accuracy_without_test_images_is_refused_before_anything(forge_inputs, t
         (("--threads", 2), "--threads is of a build within limits: give --max-ms"),
         (("--max-ms", 5, "--any-board"), "--any-board is of boards: it needs --device"),
         (("--max-ms", 5, "--device", "http://pi"), "is not the address of a device"),
-        (("--max-ms", 0), "budget.max_ms: must be greater than 0"),
+        (("--max-ms", 0), "budget.max_ms: must be greater than"),
         (("--min-accuracy", 80), "budget.min_accuracy: must be less than or equal to 1"),
     ],
 )
