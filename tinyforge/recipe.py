@@ -53,7 +53,7 @@ class Backbone(Section):
     one.
     """
 
-    name: str = Field("auto", description="'auto', 'glyphs', 'sd15', a hub name, or a diffusers folder.")
+    name: str = Field("auto", description="'auto', 'glyphs', 'photos', 'sd15', a hub name, or a diffusers folder.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: Count | None = Field(
@@ -110,7 +110,7 @@ class Synthesize(Section):
 class Teacher(Section):
     """P>M>F: prototypes of a strong feature extractor, fine-tuned on the support set at test time."""
 
-    name: str = Field("auto", description="'auto', 'glyphs', 'timm:<model>', or a folder / checkpoint file.")
+    name: str = Field("auto", description="'auto', 'glyphs', 'photos', 'timm:<model>', or a folder / checkpoint file.")
     fine_tune_lrs: list[Annotated[float, Field(ge=0.0, le=1000.0)]] = Field([0.0, 1e-4, 1e-3, 1e-2], min_length=1)
     fine_tune_steps: int = Field(50, ge=0, le=MOST)
     folds: Annotated[int, Field(ge=2, le=MOST)] = Field(

@@ -16,26 +16,43 @@ def plan_text(plan: list[dict[str, Any]]) -> str:
 
 def forged_text(result: dict[str, Any]) -> str:
     """What ``forge`` made: stage folders with their seconds, the bundle, the warnings."""
-    rows = [[stage, result["seconds"].get(stage), folder] for stage, folder in result["stages"].items()]
-    parts = [table(["stage", "seconds", "folder"], rows)]
+    seconds, folders = result["seconds"], result["stages"] | {"bench": result.get("bundle")}
+    rows = [[stage, seconds[stage], folders[stage]] for stage in folders if stage in seconds]
+    parts = [table(["stage", "seconds", "folder"], [*rows, ["all", round(sum(seconds.values()), 2), None]])]
     if "trial" in result:
         parts.append(trial_text(result["trial"]))
     if "bundle" in result:
-        parts += [bundle_text(load_bundle(result["bundle"])), f"bundle: {result['bundle']}"]
+        bundle = load_bundle(result["bundle"])
+        parts += [bundle_text(bundle), "\n".join([*in_short(bundle), f"bundle: {result['bundle']}"])]
     return "\n\n".join([*parts, *(f"warning: {text}" for text in result["warnings"])])
+
+
+def in_short(bundle: Bundle) -> list[str]:
+    """One sentence: how good the model that ships is, beside guessing and beside the supports alone; none without
+    test images.
+    """
+    scores = bundle.record["scores"]
+    if bundle.chosen not in scores:
+        return []
+    own, alone = scores[bundle.chosen], scores.get("support-hard")
+    beside = f", a student of the supports alone {100 * alone['accuracy']:.1f} %" if alone else ""
+    return [
+        f"in short: {bundle.chosen} answers {100 * own['accuracy']:.1f} % of {own['n']} test images rightly{beside}, "
+        f"guessing {100 / len(bundle.classes):.1f} %"
+    ]
 
 
 def trial_text(trial: dict[str, Any]) -> str:
     """Which student ships, why, what was rejected, and what became of the synthetic images."""
     record, dropped = trial["record"] or {"ways": [], "mixes": []}, trial["dropped"]
-    judged = [one for one in (*record["ways"][1:], *record["mixes"][1:]) if one["score"]]
+    judged = [one for one in (*record["ways"], *record["mixes"][1:]) if one["score"]]
     rows = [
-        [one["name"], "chosen" if one["name"] == trial["shipped"] else "", one["score"]["correct"], one["score"]["n"]]
-        + [f"{value:+.2f}" for value in (*one["gain"], one["expected"])]
-        + [f"{one['probability']:.2f}"]
+        [one["name"], "*" if one["name"] == trial["shipped"] else "", one["score"]["correct"], one["score"]["n"]]
+        + ([f"{value:+.2f}" for value in (*one["gain"], one["expected"])] if one["gain"] else [None] * 4)
+        + ([f"{one['probability']:.2f}"] if one["gain"] else [None])
         for one in judged
     ]
-    head = ["on trial", "", "correct", "n", "gain_nats", "low", "high", "expected", "p_better"]
+    head = ["on trial", "ships", "correct", "n", "gain_nats", "low", "high", "expected", "p_better"]
     parts = [f"trial: {trial['why']}", *([table(head, rows)] if rows else [])]
     if dropped:
         counts = ", ".join(f"{dropped[key]} {key}" for key in ("kept", "rejected", "duplicates"))

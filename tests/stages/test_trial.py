@@ -154,4 +154,6 @@ def test_the_outcome_is_told_with_numbers():
     whole = {"record": {"ways": [asdict(one) for one in ways], "mixes": []}, "shipped": "tint-teacher", "why": told}
     text = trial_text({**whole, "dropped": dropped})
     assert "50 kept, 4 rejected, 6 duplicates, of 60" in text
-    assert "chosen" in text
+    row = next(line for line in text.splitlines() if line.startswith("tint-teacher"))
+    assert row.split()[1] == "*"
+    assert next(line for line in text.splitlines() if line.startswith("support-hard")).split()[1].isdigit()

@@ -32,8 +32,8 @@ _build_options = (
     click.option("--data", metavar="PATH", help="Folder of class folders, a CSV (path,label), or 'digits'."),
     click.option("--test", metavar="PATH", help="Test images, given like --data."),
     click.option("--target", metavar="NAME|FILE", help="The device, instead of the recipe's."),
-    click.option("--backbone", metavar="NAME|FOLDER", help="auto, glyphs, sd15, a hub name or a diffusers folder."),
-    click.option("--teacher", metavar="NAME|FOLDER", help="auto, glyphs, timm:<model>, a folder or a checkpoint."),
+    click.option("--backbone", metavar="NAME|FOLDER", help="auto, glyphs, photos, sd15, a hub name or a folder."),
+    click.option("--teacher", metavar="NAME|FOLDER", help="auto, glyphs, photos, timm:<model>, a folder or file."),
     click.option("-o", "--override", "overrides", multiple=True, metavar="KEY=VALUE", help="E.g. distill.epochs=5."),
     click.option("--seed", type=int, help="Another seed than the recipe's."),
     click.option("--out", default="forge", show_default=True, type=PATH, help="Results folder."),
@@ -79,6 +79,7 @@ def _add_stage(name: str, summary: str) -> None:
         until = "bench" if name == "build" else name
         with closing(Progress()) as progress, redirect_stdout(sys.stderr):
             how |= {"log": progress.log, "progress": progress.count}
+            progress.log("loading the libraries")
             if within:
                 return _within(loaded, target, out, dry_run, place, how)
             return _forge(loaded, target, out, dry_run, until, how)

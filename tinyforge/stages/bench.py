@@ -63,6 +63,10 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
     contenders = [contender(one, latency, scores, compressed["verdicts"]) for one in made]
     chosen, table = raced.choice(contenders) if raced else choose_variant(contenders, job.target.models)
     left_out = {one.name for one in made} - {chosen, REFERENCE}
+    if chosen in scores and scores[chosen]["low"] <= 1 / len(road.inputs.support.classes):
+        road.warn(
+            f"{chosen} is not shown to be better than guessing: more images per class, or fewer classes, would help"
+        )
     remarks = remarks_of(road, raced, compressed, busy_note(latency, machine))
     contents = Contents(
         name=road.recipe.name,

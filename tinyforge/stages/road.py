@@ -142,13 +142,18 @@ def equip(job: Job, inputs: Inputs) -> Road:
     road = Road(replace(job, recipe=recipe), inputs, backbone, teacher)
     for note in (
         *inputs.notes,
-        f"backbone: {backbone.source} ({backbone.reason})",
-        f"teacher: {teacher.source} ({teacher.reason})",
+        f"backbone: {short_name(backbone.source)} ({backbone.reason})",
+        f"teacher: {short_name(teacher.source)} ({teacher.reason})",
     ):
         job.log(note)
     for warning in inputs.warnings:
         road.warn(warning)
     return road
+
+
+def short_name(source: str) -> str:
+    """'photos/teacher' for what ships in the package; the source itself for anything else."""
+    return str(Path(source).relative_to(embedded.HERE)) if Path(source).is_relative_to(embedded.HERE) else source
 
 
 def backbone_choice(name: str, images: Sequence[np.ndarray], offline: bool) -> Choice:
