@@ -22,8 +22,9 @@ def small_files() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", ["onnx-int8", "onnx-fp16", "openvino-fp16", "onnx-fp32"])
 def test_a_model_that_cannot_be_written_ends_the_climb(materials, tmp_path: Path, kind: str, small_files):
-    with pytest.raises(OSError, match="File too large"):
+    with pytest.raises(OSError, match="File too large") as told:
         climb(kind, materials, tmp_path)
+    assert told.value.filename == str(tmp_path)
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, ValueError])

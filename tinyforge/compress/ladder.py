@@ -204,7 +204,10 @@ def attempt(kind: str, rung: str, make: Make, materials: Materials, out: Path) -
     try:
         make(materials, out)
         logits = infer(open_session(out, RUNTIMES[family], 1), materials.validation.inputs, BATCH_SIZE)
-    except (OSError, MemoryError):
+    except MemoryError:
+        raise
+    except OSError:
+        require_room(materials.fp32, (out.parent, None))  # which names the folder; libraries often do not
         raise
     except Exception as error:  # a quantiser may fail in any way; it is recorded, and the climb goes on
         require_room(materials.fp32, (out.parent, None))
