@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tinyforge.compress.place import check_place
 from tinyforge.errors import DataError, GateError
 from tinyforge.recipe import Recipe
 from tinyforge.remote import parse_address
@@ -45,6 +46,7 @@ def forge_within(recipe: Recipe, target: Target, out: Path, ground: Ground, **ho
     """
     road = begin(Job(recipe, target, Path(out), **how))
     nets = nets_of(road.recipe, road.inputs)
+    check_place(road.bundle_path, road.recipe.name, target.name, overwrite=road.job.overwrite)
     try:
         with in_use(road):
             return race(road, nets, ground)
