@@ -127,10 +127,10 @@ class Distill(Section):
         None, description="Pixels; null: the median short side of the supports, within 32 to 64, in steps of 16."
     )
     pretrained: bool = Field(False, description="Start a timm student from its pretrained weights.")
-    start: str | None = Field(
-        None,
-        description="Starting weights: 'photos', those that ship for photos (a student without any starts at random), "
-        "or a folder that `pretrain photos --student` wrote; null: random.",
+    start: str = Field(
+        "random",
+        description="Starting weights: 'random'; 'photos', those that ship for photos (a student without any starts at "
+        "random); or a folder that `pretrain photos --student` wrote.",
     )
     start_lr_share: Unit = Field(0.1, description="Share of lr for a student with starting weights.")
     labels: Literal["auto", "class", "teacher"] = Field(

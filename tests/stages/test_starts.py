@@ -88,3 +88,17 @@ def test_what_is_no_font_device_or_folder_is_refused_at_once(arguments, message,
     assert refused.exit_code == 2, refused.output
     assert message in refused.output
     assert not (tmp_path / "out").exists()
+
+
+def test_the_recipe_says_where_a_student_starts(photos, tmp_path):
+    from tinyforge.errors import RecipeError
+    from tinyforge.recipe import Distill
+    from tinyforge.stages.starts import shipped_start, start_fingerprint, start_of
+
+    assert start_of(Distill()) is None
+    shipped = start_of(Distill(start="photos"))
+    assert shipped.fingerprint == start_fingerprint(Distill(start="photos"))
+    assert start_of(Distill(start="photos", student="resnet12")) is None, "none ship for it"
+    assert start_of(Distill(start=str(shipped_start("conv4")))).fingerprint == shipped.fingerprint
+    with pytest.raises(RecipeError, match="no starting weights there"):
+        start_of(Distill(start=str(tmp_path)))

@@ -34,7 +34,7 @@ def shipped_start(student: str) -> Path | None:
 
 def start_folder(wanted: Distill) -> Path | None:
     """Where the recipe's starting weights are; None for none. Raises RecipeError for a folder without any."""
-    if wanted.start is None:
+    if wanted.start == "random":
         return None
     if wanted.start == "photos":
         return shipped_start(wanted.student)
