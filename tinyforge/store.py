@@ -5,6 +5,7 @@
     <root>/<stage>-<key16>.partial/   being made; every file in it is complete
     <root>/<stage>-<key16>/           done: it has a manifest, written last, before the rename
     <root>/.locks/<stage>-<key16>     held with flock by the process that makes it; vanishes with the process
+    <root>/.locks/in-use              held by every process that reads stages: together, or alone to make them again
 
 A manifest holds no times and no paths of this machine: the same inputs give the same bytes.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tinyforge.errors import TinyForgeError, UsageError
 
@@ -190,10 +191,11 @@ class Store:
         folder = self.folder(stage, key)
         partial = _partial(folder)
         with self._locked(folder.name):
-            if fresh:
+            if fresh or not _is_folder(folder):  # a file in its place
                 _remove(folder)
+            if fresh or not _is_folder(partial):
                 _remove(partial)
-            elif folder.exists():
+            if folder.exists():
                 _remove(partial)
                 _drop_damaged(folder)
                 folder.rename(partial)
@@ -223,14 +225,30 @@ class Store:
         return done
 
     @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def in_use(self, *, alone: bool) -> Iterator[None]:
+        """For as long as stage folders are read. alone: they may be made again, so nobody else may use them.
+
+        Raises UsageError when the other processes and this one cannot both have their way.
+        """
+        with self._lock("in-use") as lock:
+            try:
+                fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                why = "in use by another process" if alone else "being made anew by another process (--overwrite)"
+                raise UsageError(f"{self.root} is {why}; wait for it, or choose another --out") from error
+            yield
+
+    def _lock(self, name: str) -> IO[str]:
         locks = self.root / ".locks"
         try:
             locks.mkdir(parents=True, exist_ok=True)
-            lock = (locks / name).open("a+")
+            return (locks / name).open("a+")
         except OSError as error:
             raise UsageError(f"{self.root}: cannot be written ({error.strerror}); choose another --out") from error
-        with lock:
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with self._lock(name) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -269,8 +287,9 @@ def _record(folder: Path, name: str) -> dict[str, Any]:
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        return manifest if isinstance(manifest["key"], str) and isinstance(manifest["files"], list) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        named = all(isinstance(record["path"], str) for record in manifest["files"])
+        return manifest if named and isinstance(manifest["key"], str) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -283,10 +302,14 @@ def _drop_damaged(folder: Path) -> None:
             (folder / name).unlink()
 
 
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def _remove(path: Path) -> None:
     doomed = path.with_name(f"{_SCRATCH}-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
-    if path.is_dir() and not path.is_symlink():
+    if _is_folder(path):
         path.rename(doomed)  # at once gone under its name, however long the rest takes
         shutil.rmtree(doomed)
     else:

@@ -1,5 +1,6 @@
 """A bundle is written, read back by the device package, and runs from the folder alone."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -221,6 +222,24 @@ def test_a_bundle_that_does_not_verify_is_not_delivered(contents: Contents, tmp_
         write_bundle(folder, swapped)
     assert (folder / "bundle.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_a_killed_build_left_is_gone_after_the_next(contents: Contents, tmp_path: Path):
+    leftover = tmp_path / ".b-being-written" / "new" / "model"
+    leftover.mkdir(parents=True)
+    (leftover / "half.onnx").write_bytes(b"half")
+    write_bundle(tmp_path / "b", contents)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_two_processes_do_not_write_the_same_bundle(contents: Contents, tmp_path: Path):
+    (tmp_path / ".b-being-written").mkdir()
+    handle = os.open(tmp_path / ".b-being-written", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(BundleError, match="being written by another process"):
+        write_bundle(tmp_path / "b", contents)
+    os.close(handle)
+    write_bundle(tmp_path / "b", contents)
 
 
 @pytest.mark.parametrize(

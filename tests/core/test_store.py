@@ -142,6 +142,11 @@ class TestDamage:
             (lambda folder: (folder / "1.txt").unlink(), ["1.txt: missing"]),
             (lambda folder: (folder / "9.txt").write_bytes(b""), ["9.txt: not in the manifest"]),
             (lambda folder: (folder / MANIFEST).write_text("{"), [f"{MANIFEST}: missing or damaged"]),
+            (lambda folder: (folder / MANIFEST).write_text("[" * 9999), [f"{MANIFEST}: missing or damaged"]),
+            (
+                lambda folder: (folder / MANIFEST).write_text(json.dumps({"key": KEY, "files": [1]})),
+                [f"{MANIFEST}: missing or damaged"],
+            ),
         ],
     )
     def test_is_found_and_mended(self, tmp_path, damage, told):
@@ -155,6 +160,21 @@ class TestDamage:
         assert store.state("invert", KEY) == "damaged"
         assert store.build("invert", KEY, {}, three_files) == (folder, False)
         assert contents(folder) == before
+
+    @pytest.mark.parametrize("place", ["", ".partial"])
+    @pytest.mark.parametrize("kind", ["file", "link", "link to nothing"])
+    def test_what_is_no_folder_is_replaced(self, tmp_path, place, kind):
+        intruder = tmp_path / "store" / f"invert-{KEY[:16]}{place}"
+        intruder.parent.mkdir()
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "precious").write_text("")
+        if kind == "file":
+            intruder.write_text("")
+        else:
+            intruder.symlink_to(tmp_path / ("elsewhere" if kind == "link" else "nothing"))
+        folder, was_there = Store(tmp_path / "store").build("invert", KEY, {}, three_files)
+        assert (sorted(contents(folder)), was_there) == (["0.txt", "1.txt", "2.txt", MANIFEST], False)
+        assert (tmp_path / "elsewhere" / "precious").exists()
 
     def test_intact_files_are_kept_when_mending(self, tmp_path):
         store, written = Store(tmp_path), []
@@ -274,6 +294,20 @@ class TestProcesses:
         finally:
             first.kill()
             first.communicate()
+
+    @pytest.mark.parametrize(
+        ("first", "second", "told"),
+        [
+            (False, True, "in use by another process; wait"),
+            (True, False, r"made anew by another process \(--overwrite\)"),
+        ],
+    )
+    def test_what_others_read_is_not_made_again(self, tmp_path, first, second, told):
+        store = Store(tmp_path)
+        with store.in_use(alone=first), pytest.raises(UsageError, match=told), store.in_use(alone=second):
+            pass
+        with store.in_use(alone=False), store.in_use(alone=False):
+            pass
 
     def test_the_lock_of_a_dead_process_is_no_lock(self, tmp_path):
         first = writer(tmp_path, pause=0.05)

@@ -14,9 +14,10 @@ import pytest
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.preprocess import decode
 from tinyforge.device.verify import verify_bundle
-from tinyforge.errors import BundleError, GateError, RecipeError
+from tinyforge.errors import BundleError, GateError, RecipeError, UsageError
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.stages import STAGES, dry_run, forge
+from tinyforge.store import Store
 
 
 def told(lines):
@@ -26,6 +27,14 @@ def told(lines):
 def recipe_for(inputs, *more):
     images, test, overrides = inputs
     return load_recipe("smoke", [*overrides, f'data.path="{images}"', f'data.test="{test}"', *more])
+
+
+def test_what_another_build_makes_anew_is_not_read(forge_inputs, tmp_path):
+    recipe = recipe_for(forge_inputs)
+    with Store(tmp_path / "store").in_use(alone=True), pytest.raises(UsageError, match="--overwrite"):
+        forge(recipe, load_target(recipe.target), tmp_path, log=told([]))
+    with Store(tmp_path / "store").in_use(alone=False), pytest.raises(UsageError, match="in use"):
+        forge(recipe, load_target(recipe.target), tmp_path, log=told([]), overwrite=True)
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@ vectors). Every number in bundle.json that follows from raw data is worked out b
 already written, as ``verify`` does it again.
 """
 
+import fcntl
 import json
+import os
 import re
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from tinyforge.device.seal import bundle_files, digest_of, hash_files, record_by
 from tinyforge.device.selftest import Model, write_golden
 from tinyforge.device.spec import InputSpec
 from tinyforge.device.verify import verify_bundle
-from tinyforge.errors import GateError
+from tinyforge.errors import BundleError, GateError
+from tinyforge.store import naming
 
 PACKAGE = "tinyforge_device"
 FLOORS = {"numpy": "1.26", "Pillow": "10.3", "onnxruntime": "1.20", "openvino": "2025.0"}
@@ -87,15 +90,39 @@ def write_bundle(folder: Path, contents: Contents, *, overwrite: bool = False) -
     """
     check_place(folder, contents.name, contents.target, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        finished = Path(scratch) / "new"
+    with _scratch(folder) as scratch, naming(folder):
+        finished = scratch / "new"
         _write(finished, contents)
         outcome = verify_bundle(finished)
         if not outcome.ok:
             faults = "; ".join(fault["message"] for fault in outcome.faults)
             raise GateError(f"the finished bundle does not pass its own verification: {faults}")
-        _swap(finished, folder, Path(scratch) / "old")
+        _swap(finished, folder, scratch / "old")
     return folder
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder beside ``folder``, gone in the end; what a killed process left there is gone at once.
+
+    Raises BundleError while another process has it.
+    """
+    scratch = folder.with_name(f".{folder.name}-being-written")
+    scratch.mkdir(exist_ok=True)
+    handle = os.open(scratch, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in scratch.iterdir():  # the other process may have removed it by now
+                shutil.rmtree(left)
+        except (BlockingIOError, FileNotFoundError) as fault:
+            raise BundleError(f"{folder} is being written by another process; wait for it") from fault
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        os.close(handle)
 
 
 def _write(root: Path, contents: Contents) -> None:

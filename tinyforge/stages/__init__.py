@@ -8,6 +8,7 @@ it needs.
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tinyforge.stages.road import Artifact, Job, Road, start
 from tinyforge.store import Partial, Store, stage_key
 from tinyforge.target import Target
 
-__all__ = ["STAGES", "Job", "advance", "dry_run", "forge", "start"]
+__all__ = ["STAGES", "Job", "advance", "dry_run", "forge", "in_use", "start"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,19 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
     road = start(Job(recipe, target, Path(out), **how))
     if until == "bench":
         check_place(road.bundle_path, road.recipe.name, target.name, overwrite=road.job.overwrite)
-    advance(road, until)
-    result: dict[str, Any] = {"stages": {name: str(one.path) for name, one in road.done.items()}}
-    if "distill" in road.done:
-        result["trial"] = telling.trial(road)
-    if until == "bench":
-        result |= bench.run(road)
+    with in_use(road):
+        advance(road, until)
+        result: dict[str, Any] = {"stages": {name: str(one.path) for name, one in road.done.items()}}
+        if "distill" in road.done:
+            result["trial"] = telling.trial(road)
+        if until == "bench":
+            result |= bench.run(road)
     return result | {"choices": road.choices(), "warnings": road.warnings, "seconds": road.seconds}
+
+
+def in_use(road: Road) -> AbstractContextManager[None]:
+    """For as long as the stages of ``road`` are made and read. Raises UsageError while another build is in the way."""
+    return _store(road).in_use(alone=road.job.overwrite)
 
 
 def advance(road: Road, until: str) -> None:
