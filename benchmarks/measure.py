@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tinyforge.device.machine import describe_machine
@@ -65,11 +66,12 @@ class WholeProgram:
 def count_flops(run: Callable[[], Any]) -> float:
     """Floating-point operations of one call: matmuls, convolutions and attention, forward and backward.
 
-    A multiplication and an addition are two; what is elementwise is not counted.
+    A multiplication and an addition are two; what is elementwise is not counted. Attention is counted as its two matmuls:
+    the counter does not know every fused kernel, and which of them runs depends on the processor.
     """
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = WholeProgram()
-    with counter:
+    with counter, sdpa_kernel(SDPBackend.MATH):
         run()
     return float(counter.get_total_flops())
 

@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,30 +12,33 @@ from tinyforge.compress.ladder import LADDERS, attempt, climb
 from tinyforge.compress.room import require_room
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file of this process can grow beyond 512 bytes, as on a disk that is full."""
+    """No file of this process can grow beyond 512 bytes, as on a disk that is full.
+
+    Not a fixture: what pytest tells of a test, maybe into a file, is written before fixtures end.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("kind", ["onnx-int8", "onnx-fp16", "openvino-fp16", "onnx-fp32"])
-def test_a_model_that_cannot_be_written_ends_the_climb(materials, tmp_path: Path, kind: str, small_files):
-    with pytest.raises(OSError, match="File too large") as told:
+def test_a_model_that_cannot_be_written_ends_the_climb(materials, tmp_path: Path, kind: str):
+    with pytest.raises(OSError, match="File too large") as told, small_files():
         climb(kind, materials, tmp_path)
     assert told.value.filename == str(tmp_path)
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, ValueError])
-def test_a_rung_that_fails_in_its_own_words_on_a_full_disk_ends_the_climb(
-    materials, tmp_path: Path, small_files, fault
-):
+def test_a_rung_that_fails_in_its_own_words_on_a_full_disk_ends_the_climb(materials, tmp_path: Path, fault):
     def corrupt(_, out: Path) -> None:
         raise fault("Wire format was corrupt")
 
-    with pytest.raises(OSError, match="File too large") as told:
+    with pytest.raises(OSError, match="File too large") as told, small_files():
         attempt("onnx-int8", "a", corrupt, materials, tmp_path / "model.onnx")
     assert told.value.filename == str(tmp_path)
 
