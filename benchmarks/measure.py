@@ -66,8 +66,8 @@ class WholeProgram:
 def count_flops(run: Callable[[], Any]) -> float:
     """Floating-point operations of one call: matmuls, convolutions and attention, forward and backward.
 
-    A multiplication and an addition are two; what is elementwise is not counted. Attention is counted as its two matmuls:
-    the counter does not know every fused kernel, and which of them runs depends on the processor.
+    A multiplication and an addition are two; what is elementwise is not counted. Attention is counted as its two
+    matmuls: the counter does not know every fused kernel, and which of them runs depends on the processor.
     """
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = WholeProgram()

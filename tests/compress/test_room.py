@@ -1,6 +1,7 @@
 """Without room on the disk a build stops: it must not ship what happened to be written."""
 
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -59,7 +60,8 @@ def test_where_there_is_room_nothing_is_left_behind(materials, tmp_path: Path):
 
 
 def test_a_rung_that_fails_with_room_left_is_recorded(materials, tmp_path: Path):
-    with_no_teacher = replace(materials, teach=lambda: 1 / 0)
+    untrained = Path(shutil.copy(materials.fp32, tmp_path))  # in a folder where no other test has trained it
+    with_no_teacher = replace(materials, fp32=untrained, teach=lambda: 1 / 0)
     rung = "quantisation-aware training"
     found = attempt("onnx-int8", rung, LADDERS["onnx-int8"][rung], with_no_teacher, tmp_path / "model.onnx")
     assert found.reason == "could not be made: ZeroDivisionError: division by zero"

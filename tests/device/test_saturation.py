@@ -109,11 +109,11 @@ def test_weights_of_seven_bits_do_not_saturate_there(bundle_path):
 
 def test_other_scales_are_found_as_the_models_own_fault(bundle_path):
     """Weights halved at an unchanged scale answer as a saturating sum would, yet nothing saturates in exact mode."""
-    root = with_int8(bundle_path, 120)
-    write_int8(root / f"model/{NAME}.onnx", 60)
+    root = with_int8(bundle_path, 60)
+    write_int8(root / f"model/{NAME}.onnx", 30)
     model = onnx.load(root / f"model/{NAME}.onnx")
     (scale,) = (one for one in model.graph.initializer if one.name == "w_scale")
-    scale.CopyFrom(numpy_helper.from_array(np.asarray(np.float32(1 / 120)), "w_scale"))
+    scale.CopyFrom(numpy_helper.from_array(np.asarray(np.float32(1 / 60)), "w_scale"))
     onnx.save(model, root / f"model/{NAME}.onnx")
     rehash(root)
     (fault,) = run_selftest(load_bundle(root)).faults
