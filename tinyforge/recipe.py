@@ -75,12 +75,27 @@ class Invert(Section):
     ti_steps: int = Field(5000, ge=0, le=MOST)
     ti_batch_size: Count = Field(1, description="Noisy samples per class and step.")
     ti_lr: Positive = 1e-3
+    ti_schedule: Literal["constant", "cosine"] = Field("constant", description="Of ti_lr over the steps.")
+    ti_patience: Count | None = Field(
+        None,
+        description="Stop a class once its loss on held-back noise has not fallen for so many steps, and keep its best "
+        "vectors; null: never.",
+    )
     ti_min_timestep: int = Field(250, ge=0, le=999, description="Timesteps are drawn uniformly from [min, max).")
     ti_max_timestep: int = Field(1000, ge=1, le=1000)
     num_steps: int = Field(
         25, ge=1, le=1000, description="DDIM steps, 'trailing' spacing; inversion and generation share them."
     )
     guidance_scale: float = Field(7.5, ge=0.0, le=1000.0)
+    guidance_interval: list[Unit] = Field(
+        [0.0, 1.0],
+        min_length=2,
+        max_length=2,
+        description="Guide only between these shares of the noisiest timestep; 0 is clean, 1 is noise.",
+    )
+    nti_start: Literal["null", "condition"] = Field(
+        "null", description="What null-text inversion starts from: the empty prompt, or the image's own condition."
+    )
     nti_inner_steps: int = Field(10, ge=0, le=MOST)
     nti_lr: Positive = 1e-2
     nti_tolerance: float = Field(1e-5, ge=0.0, le=1.0, description="Stop the inner steps of an image at this MSE.")
@@ -94,6 +109,8 @@ class Invert(Section):
             raise ValueError("prompt must contain '{}' exactly once, where the learned token goes")
         if self.ti_min_timestep >= self.ti_max_timestep:
             raise ValueError("ti_min_timestep must be below ti_max_timestep")
+        if self.guidance_interval[0] > self.guidance_interval[1]:
+            raise ValueError("guidance_interval must be [low, high] with low at most high")
         return self
 
 
@@ -288,7 +305,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "invert": {
             "prompt": "A photo of an {}", "initializer": "object", "num_vectors": 1,
             "ti_steps": 5000, "ti_batch_size": 1, "ti_lr": 1e-3, "ti_min_timestep": 250, "ti_max_timestep": 1000,
-            "num_steps": 25, "guidance_scale": 7.5, "nti_inner_steps": 10, "nti_lr": 1e-2, "nti_tolerance": 1e-5,
+            "ti_schedule": "constant", "ti_patience": None, "num_steps": 25, "guidance_scale": 7.5,
+            "guidance_interval": [0.0, 1.0], "nti_start": "null", "nti_inner_steps": 10, "nti_lr": 1e-2,
+            "nti_tolerance": 1e-5,
         },
         "synthesize": {"images_per_class": 100, "alphas": [1.0]},
     }

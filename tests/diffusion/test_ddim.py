@@ -127,6 +127,19 @@ def test_inversion_then_denoising_returns_to_the_start_as_steps_shrink():
     assert errors[2] < 0.02
 
 
+def test_outside_the_interval_nothing_but_the_condition_is_asked():
+    backbone = GaussianBackbone()
+    timesteps, z = backbone.schedule(4), normal(2, *backbone.latent_shape)  # 999, 749, 499, 249
+    cond, null = normal(2, 1, backbone.width, seed=1), normal(2, 1, backbone.width, seed=2)
+    result = ddim_denoise(backbone, z, cond, null, timesteps, 3.0, (0.3, 0.8))
+    for high, low in timestep_pairs(timesteps):
+        eps = backbone.eps(z, high, cond)
+        if high in (749, 499):
+            eps = guide(backbone.eps(z, high, null), eps, 3.0)
+        z = ddim_step(z, eps, abar(backbone, high), abar(backbone, low))
+    torch.testing.assert_close(result, z)
+
+
 def test_null_embeddings_are_taken_step_by_step():
     backbone = GaussianBackbone()
     timesteps, z = backbone.schedule(4), normal(2, *backbone.latent_shape)

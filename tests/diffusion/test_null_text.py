@@ -93,6 +93,30 @@ def test_without_inner_steps_it_is_plain_ddim(tiny, latents):
     assert torch.equal(inverted.null_embeddings, null.expand(6, 5, -1, -1))
 
 
+def test_started_from_the_condition_without_inner_steps_guidance_has_no_effect(tiny, latents):
+    """Negative-prompt inversion: the guided step is the conditional one."""
+    cond = conditions(tiny)
+    settings = SETTINGS.model_copy(update={"nti_inner_steps": 0, "nti_start": "condition"})
+    inverted = null_text_invert(tiny, latents, cond, settings)
+    assert torch.equal(inverted.null_embeddings, cond[:, None].expand(-1, 5, -1, -1))
+    unguided = ddim_denoise(tiny, inverted.z_T, cond, cond, tiny.schedule(5), 1.0)
+    torch.testing.assert_close((unguided - latents).square().mean(dim=(1, 2, 3)), inverted.error, rtol=1e-2, atol=1e-6)
+    plain = ddim_reconstruct(tiny, inverted.z_T, cond, settings)
+    assert torch.all((plain - latents).square().mean(dim=(1, 2, 3)) > inverted.error)
+
+
+def test_steps_without_guidance_fit_nothing_and_generation_follows_them(tiny, latents):
+    cond = conditions(tiny)
+    settings = SETTINGS.model_copy(update={"guidance_interval": [0.3, 0.7]})  # of 999, 799, 599, 399, 199: two
+    inverted = null_text_invert(tiny, latents, cond, settings)
+    nulls = inverted.null_embeddings
+    moved = [not torch.equal(nulls[:, i], nulls[:, i - 1] if i else tiny.embed([""]).expand_as(cond)) for i in range(5)]
+    assert moved == [False, False, True, True, False]
+    timesteps, scale = tiny.schedule(5), settings.guidance_scale
+    z0 = ddim_denoise(tiny, inverted.z_T, cond, nulls, timesteps, scale, settings.guidance_interval)
+    torch.testing.assert_close((z0 - latents).square().mean(dim=(1, 2, 3)), inverted.error, rtol=1e-2, atol=1e-6)
+
+
 def test_adam_is_torchs_adam():
     u = torch.nn.Parameter(normal(2, 3, 4))
     ours, mean, square = u.detach().clone(), torch.zeros(2, 3, 4).double(), torch.zeros(2, 3, 4).double()

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from tinyforge.diffusion.textual_inversion import Concept, SampleStream, initial_rows, learn_concepts, spread
+from tinyforge.diffusion.textual_inversion import (
+    Concept,
+    SampleStream,
+    initial_rows,
+    learn_concepts,
+    learning_rate,
+    spread,
+)
 from tinyforge.errors import DataError, RecipeError
 from tinyforge.recipe import Invert
 
@@ -37,6 +44,40 @@ def test_classes_learned_together_are_classes_learned_alone(tiny64, images):
         alone, own_losses = learn(tiny64, latents[own], torch.zeros(int(own.sum()), dtype=torch.long), [name])
         torch.testing.assert_close(together.embeddings[index], alone.embeddings[0], rtol=0, atol=1e-9)
         torch.testing.assert_close(losses[:, index], own_losses[:, 0])
+
+
+def test_a_class_that_no_longer_improves_stops_and_keeps_its_best():
+    """The loss is least at the mean of a class's latents: a rate that overshoots it is caught on the way."""
+    backbone = GaussianBackbone(shape=(3, 1, 1))
+    latents = normal(6, *backbone.latent_shape)
+    means = torch.stack([latents[label == LABELS].mean(dim=0).flatten() for label in range(3)])
+    how = {"ti_steps": 400, "ti_batch_size": 16, "ti_lr": 0.2}
+    patient, history = learn(backbone, latents, settings=Invert(**how, ti_patience=30))
+    stubborn, _ = learn(backbone, latents, settings=Invert(**how))
+    last = [int((history[:, i] != history[-1, i]).nonzero().max()) + 2 for i in range(3)]
+    assert all(30 <= steps < 400 and steps % 10 == 0 for steps in last), last
+    errors = [(concept.embeddings[:, 0] - means).abs().mean() for concept in (patient, stubborn)]
+    assert errors[0] < 2 * errors[1]
+
+
+def test_classes_stop_each_for_itself(tiny64, images):
+    latents = tiny64.encode(images.double())
+    settings = Invert(ti_steps=60, ti_batch_size=2, ti_lr=0.3, ti_patience=10, ti_schedule="cosine")
+    together, losses = learn(tiny64, latents, settings=settings)
+    steps = [len(losses[:, index].unique()) for index in range(3)]
+    assert len(set(steps)) > 1, steps  # so the classes really stop at different steps
+    for index, name in enumerate(CLASSES):
+        own = index == LABELS
+        alone, own_losses = learn(tiny64, latents[own], torch.zeros(int(own.sum()), dtype=torch.long), [name], settings)
+        torch.testing.assert_close(together.embeddings[index], alone.embeddings[0], rtol=0, atol=1e-8)
+        torch.testing.assert_close(losses[:, index], own_losses[:, 0])
+
+
+def test_the_rate_falls_to_nothing_along_half_a_cosine():
+    settings = Invert(ti_steps=4, ti_lr=0.1, ti_schedule="cosine")
+    rates = [learning_rate(settings, step) for step in range(4)]
+    assert rates == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)
+    assert learning_rate(Invert(ti_steps=4, ti_lr=0.1), 3) == 0.1
 
 
 def test_classes_taken_in_groups_learn_the_same(tiny64, images):

@@ -4,6 +4,7 @@ Source: Song, Meng, Ermon 2021, "Denoising Diffusion Implicit Models", arXiv 201
 Legend: B batch, C h w latent, L tokens, D width, T steps; abar is the cumulative product of alphas, in (0, 1].
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import sqrt
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from tinyforge.diffusion.signature import Denoiser
 
 CLEAN = -1  # the timestep of a latent without noise
+EVERYWHERE = (0.0, 1.0)
 
 
 def ddim_step(z: Tensor, eps: Tensor, abar_from: float, abar_to: float) -> Tensor:
@@ -34,6 +36,14 @@ def add_noise(z0: Tensor, noise: Tensor, abar: Tensor) -> Tensor:
 def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): uncond + w (cond - uncond)."""
     return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
+
+
+def is_guided(backbone: Denoiser, timestep: int, interval: Sequence[float]) -> bool:
+    """Whether the timestep lies within ``interval``, in shares of the noisiest one; outside it w is 1, which needs no
+    null prediction. Source: Kynkäänniemi et al. 2024, "Applying Guidance in a Limited Interval", arXiv 2404.07724.
+    Differs: the interval is one of timesteps, not of noise levels.
+    """
+    return interval[0] <= timestep / (len(backbone.alphas_cumprod) - 1) <= interval[1]
 
 
 def trailing_timesteps(num_train_timesteps: int, num_steps: int) -> list[int]:
@@ -78,19 +88,23 @@ def ddim_denoise(
     null: Tensor,
     timesteps: list[int],
     guidance_scale: float,
+    interval: Sequence[float] = EVERYWHERE,
     *,
     stacked: bool = True,
 ) -> Tensor:
-    """Latents z_T (B, C, h, w) down to z_0, with guidance; condition and null in one forward pass if ``stacked``.
+    """Latents z_T (B, C, h, w) down to z_0, guided within ``interval``; condition and null in one forward pass if
+    ``stacked``.
 
     ``cond`` is (B, L, D). ``null`` is (B, T, L, D), one embedding per step, or (1 or B, L, D), one for all steps.
     """
     for index, (high, low) in enumerate(timestep_pairs(timesteps)):
         uncond = null[:, index] if null.dim() == 4 else null.expand_as(cond)
-        if stacked:
+        if not is_guided(backbone, high, interval):
+            eps = backbone.eps(z, high, cond)
+        elif stacked:
             eps_uncond, eps_cond = backbone.eps(torch.cat([z, z]), high, torch.cat([uncond, cond])).chunk(2)
+            eps = guide(eps_uncond, eps_cond, guidance_scale)
         else:
-            eps_uncond, eps_cond = backbone.eps(z, high, uncond), backbone.eps(z, high, cond)
-        eps = guide(eps_uncond, eps_cond, guidance_scale)
+            eps = guide(backbone.eps(z, high, uncond), backbone.eps(z, high, cond), guidance_scale)
         z = ddim_step(z, eps, abar(backbone, high), abar(backbone, low))
     return z

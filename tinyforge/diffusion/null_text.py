@@ -8,6 +8,8 @@ and an image that has converged leaves the batch with its embedding as it is; so
 time, to rounding. An image stops *before* the step that it no longer needs, since Adam's next step would move a
 converged embedding by the whole learning rate. The prediction that ends the inner loop also advances the latent, and
 the conditional prediction, which does not depend on the null embedding, is computed once per timestep.
+Options beyond the paper: a start from the condition, which without inner steps is negative-prompt inversion (Miyake et
+al. 2023, arXiv 2305.16807), and timesteps without guidance, where there is nothing to fit (``ddim.is_guided``).
 Legend: B batch, C h w latent, L tokens, D width, T steps.
 """
 
@@ -20,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from tinyforge.diffusion.ddim import abar, ddim_denoise, ddim_invert, ddim_step, guide, timestep_pairs
+from tinyforge.diffusion.ddim import abar, ddim_denoise, ddim_invert, ddim_step, guide, is_guided, timestep_pairs
 from tinyforge.diffusion.parts import in_parts
 from tinyforge.diffusion.signature import Denoiser, Progress
 from tinyforge.errors import DataError
@@ -104,22 +106,26 @@ def _invert_batch(
 ) -> NullText:
     """One batch: up by plain DDIM, then down, fitting each timestep's null embedding from the one before it."""
     trajectory = ddim_invert(backbone, z0, cond, timesteps)
-    z, u = trajectory[-1], null.expand_as(cond)
+    z, u = trajectory[-1], cond if settings.nti_start == "condition" else null.expand_as(cond)
     embeddings, errors = [], []
     for index, (high, low) in enumerate(timestep_pairs(timesteps)):
         abar_from, abar_to = abar(backbone, high), abar(backbone, low)
+        guided, target = is_guided(backbone, high, settings.guidance_interval), trajectory[-2 - index]
         with torch.no_grad():
-            eps_cond = backbone.eps(z, high, cond) if reuse else None
-        target = trajectory[-2 - index]
+            eps_cond = backbone.eps(z, high, cond) if reuse or not guided else None
 
         def predict(u: Tensor, rows: Tensor, z=z, t=high, known=eps_cond, levels=(abar_from, abar_to)) -> Tensor:
             eps_cond = backbone.eps(z[rows], t, cond[rows]) if known is None else known[rows]
             eps = guide(backbone.eps(z[rows], t, u), eps_cond, settings.guidance_scale)
             return ddim_step(z[rows], eps, *levels)
 
-        u, z, mse = fit_embedding(
-            predict, u, target, lr=settings.nti_lr, steps=settings.nti_inner_steps, tolerance=settings.nti_tolerance
-        )
+        if guided:
+            u, z, mse = fit_embedding(
+                predict, u, target, lr=settings.nti_lr, steps=settings.nti_inner_steps, tolerance=settings.nti_tolerance
+            )
+        else:
+            z = ddim_step(z, eps_cond, abar_from, abar_to)
+            mse = (z - target).square().mean(dim=(1, 2, 3))
         embeddings.append(u)
         errors.append(mse)
         tick(index + 1)
@@ -174,6 +180,7 @@ def ddim_reconstruct(
 
     def denoise(rows: range) -> Tensor:
         z, own = z_T[rows.start : rows.stop], cond[rows.start : rows.stop]
-        return ddim_denoise(backbone, z, own, null, timesteps, settings.guidance_scale, stacked=stacked)
+        scale, interval = settings.guidance_scale, settings.guidance_interval
+        return ddim_denoise(backbone, z, own, null, timesteps, scale, interval, stacked=stacked)
 
     return torch.cat(in_parts(denoise, len(z_T), batch_size))

@@ -63,7 +63,7 @@ def generate(
         with torch.inference_mode():
             z = ddim_denoise(
                 backbone, z_T[rows], cond[rows], null_embeddings[rows], timesteps, settings.guidance_scale,
-                stacked=stacked,
+                settings.guidance_interval, stacked=stacked,
             )  # fmt: skip
             pixels = backbone.decode(z)
         return pixels.clone()

@@ -2,6 +2,8 @@
 
 Source: Gal et al. 2022, "An Image is Worth One Word", arXiv 2208.01618, eq. 2, in the setting of Landolsi & Kahl 2024,
 arXiv 2406.03146 (AdamW, constant rate, timesteps in [250, 1000)).
+Options beyond it: a cosine schedule of the rate, and a class that has stopped improving on held-back noise leaves the
+batch with its best vectors.
 Differs: all classes share each forward pass. No class sees another: each has its own rows, its own generator and its
 own mean loss, and AdamW is elementwise, so the result is that of learning each class alone, to rounding.
 Legend: B batch, C h w latent, L tokens, D width, N classes, K vectors, S steps.
@@ -11,6 +13,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from math import cos, inf, pi
 from pathlib import Path
 
 import safetensors.torch
@@ -25,6 +28,7 @@ from tinyforge.errors import DataError, RecipeError
 from tinyforge.recipe import Invert
 
 WEIGHT_DECAY = 1e-2  # AdamW's default, which the public code leaves in place
+CHECK_STEPS, HELD_BACK = 10, 8  # with patience: how often, and on how many noisy samples of a class
 LOSS_SCALE = 2.0**10  # keeps float16 gradients above underflow; a power of two, so exact in float32
 
 
@@ -90,7 +94,7 @@ def learn_concepts(
     Each step, each class draws ``ti_batch_size`` noisy samples from its own generator; the loss is the sum over classes
     of the mean squared error of the noise. ``batch_size`` caps the samples of a forward pass: the classes are then
     learned in groups, with the same result, which ``each`` may do side by side. Returns the concept and the losses
-    (S, N).
+    (S, N); of a class that has stopped, its last loss.
     Raises DataError for a class without supports, RecipeError for an initial word that has no known token.
     """
     rows = initial_rows(backbone, classes, settings)
@@ -102,11 +106,14 @@ def learn_concepts(
             progress(min(next(done), len(classes) * settings.ti_steps), len(classes) * settings.ti_steps)
 
     def learn(part: range) -> tuple[Tensor, Tensor]:
-        streams = [
-            SampleStream(latents[labels == i], item_generator(seed, "textual inversion", name), name, settings)
-            for i, name in ((i, classes[i]) for i in part)
-        ]
-        return _learn_group(backbone, concept.only(part), streams, settings, tick)
+        own = [(latents[labels == i], classes[i]) for i in part]
+        streams = [SampleStream(z, item_generator(seed, "textual inversion", name), name, settings) for z, name in own]
+        watch = None
+        if settings.ti_patience is not None:
+            noise = [item_generator(seed, "textual inversion, held back", name) for _, name in own]
+            samples = [held_back(z, drawn, settings) for (z, _), drawn in zip(own, noise, strict=True)]
+            watch = Watch(samples, settings.ti_patience, concept.only(part).embeddings)
+        return _learn_group(backbone, concept.only(part), streams, settings, watch, tick)
 
     parts = in_parts(learn, len(classes), max(1, batch_size // settings.ti_batch_size), each)
     learned, histories = zip(*parts, strict=True)
@@ -114,23 +121,77 @@ def learn_concepts(
 
 
 def _learn_group(
-    backbone: Denoiser, concept: Concept, streams: list["SampleStream"], settings: Invert, tick: Callable[[], None]
+    backbone: Denoiser,
+    concept: Concept,
+    streams: list["SampleStream"],
+    settings: Invert,
+    watch: "Watch | None",
+    tick: Callable[[], None],
 ) -> tuple[Tensor, Tensor]:
     """The learned rows (n, K, D) and the losses (S, n) of a few classes. ``tick`` is called once per class and step."""
     rows, prompts = concept.embeddings.clone().requires_grad_(), concept.prompts(settings.prompt)
     optimizer = torch.optim.AdamW([rows], lr=settings.ti_lr, weight_decay=WEIGHT_DECAY)
-    history = torch.zeros(settings.ti_steps, len(streams))
+    history, going = torch.zeros(settings.ti_steps, len(streams)), list(range(len(streams)))
+
+    def look(step: int) -> list[int]:
+        with torch.no_grad():
+            cond = backbone.embed(prompts, concept, rows)[going]
+            losses = noise_losses(backbone, cond, [watch.samples[i] for i in going])
+        return watch.still_going(step, going, losses.tolist(), rows.detach())
+
     for step in range(settings.ti_steps):
+        if watch is not None and step % CHECK_STEPS == 0:
+            going = look(step)
+            if not going:
+                history[step:] = history[step - 1]
+                return watch.best_rows, history
         optimizer.zero_grad()
         cond = backbone.embed(prompts, concept, rows)
-        losses = noise_losses(backbone, cond, [stream.draw(step) for stream in streams])
+        losses = noise_losses(backbone, cond[going], [streams[i].draw(step) for i in going])
         (LOSS_SCALE * losses.sum()).backward()
-        history[step] = losses.detach().cpu()
+        history[step] = history[step - 1]
+        history[step, going] = losses.detach().float().cpu()
         rows.grad /= LOSS_SCALE
+        optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
         optimizer.step()
         for _ in streams:
             tick()
-    return rows.detach().clone(), history
+    if watch is None:
+        return rows.detach().clone(), history
+    look(settings.ti_steps)
+    return watch.best_rows, history
+
+
+def learning_rate(settings: Invert, step: int) -> float:
+    """Of one step: constant, or half a cosine that would be 0 one step past the end."""
+    falling = settings.ti_schedule == "cosine"
+    return settings.ti_lr * (0.5 * (1.0 + cos(pi * step / settings.ti_steps)) if falling else 1.0)
+
+
+class Watch:
+    """The best vectors so far of each class, by its loss on noise that it does not learn from. samples: of each class
+    latents, noise and timesteps, as ``SampleStream.draw`` gives them.
+    """
+
+    def __init__(self, samples: list[tuple[Tensor, Tensor, Tensor]], patience: int, rows: Tensor):
+        self.samples, self.patience, self.best_rows = samples, patience, rows.clone()
+        self.best_loss, self.best_step = [inf] * len(samples), [0] * len(samples)
+
+    def still_going(self, step: int, looked_at: list[int], losses: list[float], rows: Tensor) -> list[int]:
+        """Those of the classes looked at that are to learn on, after their losses and rows (n, K, D) of this step."""
+        for i, loss in zip(looked_at, losses, strict=True):
+            if loss < self.best_loss[i]:
+                self.best_loss[i], self.best_step[i] = loss, step
+                self.best_rows[i] = rows[i]
+        return [i for i in looked_at if step - self.best_step[i] < self.patience]
+
+
+def held_back(latents: Tensor, generator: torch.Generator, settings: Invert) -> tuple[Tensor, Tensor, Tensor]:
+    """Noisy samples of one class that it does not learn from: its supports in turn, timesteps evenly over the range."""
+    z0 = latents[torch.arange(HELD_BACK, device=latents.device) % len(latents)]
+    noise = torch.randn(z0.shape, generator=generator, dtype=torch.float32).to(z0)
+    low, high = settings.ti_min_timestep, settings.ti_max_timestep
+    return z0, noise, low + (torch.arange(HELD_BACK) * (high - low) + (high - low) // 2) // HELD_BACK
 
 
 class SampleStream:
