@@ -266,6 +266,11 @@ class Speed(Section):
     reuse_condition: bool = Field(
         True, description="Predict the conditional noise once per timestep of null-text inversion, not at every step."
     )
+    engine: Literal["eager", "auto", "compiled", "openvino"] = Field(
+        "eager",
+        description="What runs the diffusion model where no gradient is asked for; auto: the fastest here, measured at "
+        "the first build in a folder, which takes minutes.",
+    )
     stack_guidance: bool = Field(
         True, description="Both predictions of a guided step in one forward pass, not one after the other."
     )

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from tinyforge.diffusion.architectures import TINY, Architecture
 from tinyforge.diffusion.ddim import trailing_timesteps
+from tinyforge.diffusion.engine import Engine, eager, open_engine
 from tinyforge.diffusion.memory import Plan, plan_for, settle, visiting
 from tinyforge.diffusion.sources import Located, choose_backbone, locate
 from tinyforge.diffusion.textual_inversion import Concept
@@ -55,6 +56,7 @@ class Backbone:
     device: torch.device
     dtype: torch.dtype
     plan: Plan
+    engine: Engine
     table: tuple[str, Tensor] = field(init=False, repr=False)  # the text encoder's input vectors: name, (tokens, D)
     encoding: Lock = field(default_factory=Lock, init=False, repr=False)
 
@@ -113,8 +115,9 @@ class Backbone:
         Source: Salimans & Ho 2022, arXiv 2202.00512, appendix D.
         """
         steps = torch.as_tensor(t, device=self.device).expand(len(z))
-        output = self.unet(self._inward(z), steps, encoder_hidden_states=self._inward(cond), return_dict=False)[0]
-        output = output.to(z.dtype)
+        inputs = self._inward(z), steps, self._inward(cond)
+        for_gradient = torch.is_grad_enabled() and (z.requires_grad or cond.requires_grad)
+        output = (eager(self.unet) if for_gradient else self.engine.predict)(*inputs).to(z.dtype)
         if self.prediction_type == "epsilon":
             return output
         abar = self.alphas_cumprod[torch.as_tensor(t).cpu()].to(z).reshape(-1, 1, 1, 1)
@@ -173,14 +176,21 @@ class Backbone:
 
 
 def load_backbone(
-    source: str | Path, *, device: str = "cpu", dtype: str = "float32", offline: bool = False, plan: Plan | None = None
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    offline: bool = False,
+    plan: Plan | None = None,
+    engine: str = "eager",
+    memory: Path | None = None,
 ) -> Backbone:
     """Load a diffusers Stable Diffusion folder, a hub name ('owner/name') or an alias ('sd15', 'sd21').
 
     ``device`` may be 'auto' (CUDA where there is one) and ``dtype`` 'auto' (float32). Only safetensors; 'fp16' files
     are read where there are no others, or where dtype is float16. plan: how it is held in memory; None: by what is
-    free. Raises MissingError when something is not here,
-    UsageError for a model of another kind.
+    free. engine, memory: see ``engine.open_engine``. Raises MissingError when something is not here, UsageError for a
+    model of another kind.
     """
     precision = _dtype(dtype)
     found = locate(source, offline=offline, prefer_fp16=precision == torch.float16)
@@ -198,7 +208,11 @@ def load_backbone(
         raise UsageError(f"{found.name} cannot be loaded as Stable Diffusion: {fault}") from fault
     identity = found.name, found.fingerprint, found.licence
     parts = unet, vae, text_encoder, tokenizer
-    return _assemble(identity, parts, scheduler, _device(device), precision, plan)
+    loaded = _assemble(identity, parts, scheduler, _device(device), precision, plan)
+    if engine == "eager":
+        return loaded
+    opened = open_engine(engine, unet, loaded.plan.batch_size, found.fingerprint, memory)
+    return replace(loaded, engine=opened)
 
 
 def _load_part(kind: type, found: Located, part: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -261,7 +275,8 @@ def _assemble(
     settle(plan, device, unet, vae, text_encoder)
     alphas_cumprod, final_alpha = noise_levels(scheduler, name)
     prediction_type = scheduler.get("prediction_type", "epsilon")
-    return Backbone(*identity, *parts, scheduler, alphas_cumprod, final_alpha, prediction_type, device, dtype, plan)
+    kept = scheduler, alphas_cumprod, final_alpha, prediction_type
+    return Backbone(*identity, *parts, *kept, device, dtype, plan, Engine("eager", eager(unet)))
 
 
 def noise_levels(scheduler: dict[str, Any], name: str) -> tuple[Tensor, float]:

@@ -85,8 +85,9 @@ class Road:
 
         wanted, plan = self.recipe.backbone, None if self.recipe.speed.fit_memory else Plan()
         return load_backbone(
-            self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline, plan=plan
-        )
+            self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline, plan=plan,
+            engine=self.recipe.speed.engine, memory=self.job.out / "engines.json",
+        )  # fmt: skip
 
     @property
     def batch_size(self) -> int:
@@ -148,7 +149,19 @@ def equip(job: Job, inputs: Inputs) -> Road:
         job.log(note)
     for warning in inputs.warnings:
         road.warn(warning)
+    if recipe.speed.engine == "auto":
+        settle_engine(road)
     return road
+
+
+def settle_engine(road: Road) -> None:
+    """Put the engine that was found to be the fastest here into the recipe, so that it enters the keys and the lock."""
+    engine = road.backbone.engine
+    took = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in engine.seconds.items())
+    lost = "".join(f"; {name} does not work here: {why}" for name, why in engine.failed.items())
+    road.job.log(f"engine: {engine.name} (a forward pass: {took}{lost})")
+    speed = road.recipe.speed.model_copy(update={"engine": engine.name})
+    road.job = replace(road.job, recipe=road.recipe.model_copy(update={"speed": speed}))
 
 
 def short_name(source: str) -> str:

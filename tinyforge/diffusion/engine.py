@@ -1,0 +1,174 @@
+"""What runs the UNet where no gradient is asked for: eager PyTorch, torch.compile, or OpenVINO on a CPU.
+
+All compute in the backbone's precision, so their results differ by rounding alone. 'auto' tries them here on as many
+images as a forward pass of the build has, takes the fastest, and remembers it: measuring costs seconds to minutes.
+Legend: B batch, C h w latent, L tokens, D width.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyforge.cores import granted_cores
+from tinyforge.device.machine import describe_machine
+from tinyforge.errors import MissingError, RecipeError
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""z (B, C, h, w), timesteps (B,), cond (B, L, D) -> the UNet's output (B, C, h, w)."""
+ROUNDS = 3
+WORTH = 0.95
+"""An engine that takes more than this share of eager's time is not worth another rounding."""
+
+
+class Output(nn.Module):
+    """The UNet as a function of tensors alone."""
+
+    def __init__(self, unet: Any):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z: Tensor, steps: Tensor, cond: Tensor) -> Tensor:
+        return self.unet(z, steps, encoder_hidden_states=cond, return_dict=False)[0]
+
+
+def eager(unet: Any) -> Predict:
+    return Output(unet)
+
+
+def compiled(unet: Any) -> Predict:
+    """torch.compile, on a GPU with CUDA graphs; each shape is compiled at its first call."""
+    on_gpu = next(unet.parameters()).is_cuda
+    fast = torch.compile(Output(unet), dynamic=False, mode="reduce-overhead" if on_gpu else "default")
+    return lambda z, steps, cond: fast(z, steps.contiguous(), cond).clone()  # a graph writes over its last output
+
+
+def in_openvino(unet: Any) -> Predict:
+    """OpenVINO in float32 on the CPU: as many passes at a time as torch leaves cores to others, each in turn."""
+    import openvino as ov
+
+    weight, config = next(unet.parameters()), unet.config
+    if weight.dtype != torch.float32 or weight.is_cuda:
+        raise ValueError("it computes in float32 on a CPU")
+    z = torch.zeros(2, config.in_channels, config.sample_size, config.sample_size)
+    example = z, torch.zeros(2, dtype=torch.int64), torch.zeros(2, 8, config.cross_attention_dim)
+    batch, tokens = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        program = torch.export.export(
+            Output(unet), example, dynamic_shapes=({0: batch}, {0: batch}, {0: batch, 1: tokens})
+        )
+    model = ov.convert_model(program)
+    streams = max(1, granted_cores() // torch.get_num_threads())
+    how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": granted_cores(), "NUM_STREAMS": streams}
+    network, own = ov.Core().compile_model(model, "CPU", how), local()
+
+    def predict(z: Tensor, steps: Tensor, cond: Tensor) -> Tensor:
+        if not hasattr(own, "request"):
+            own.request = network.create_infer_request()
+        own.request.infer([x.detach().contiguous().numpy() for x in (z, steps.long(), cond)])
+        return torch.from_numpy(own.request.get_output_tensor(0).data.copy())
+
+    return predict
+
+
+ENGINES: dict[str, Callable[[Any], Predict]] = {"eager": eager, "compiled": compiled, "openvino": in_openvino}
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """seconds: of a forward pass by each engine that was measured. failed: why another could not be."""
+
+    name: str
+    predict: Predict
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def open_engine(name: str, unet: Any, batch_size: int, identity: str, memory: Path | None = None) -> Engine:
+    """The engine ``name``, or for 'auto' the fastest on ``batch_size`` images; ``memory``: the file that remembers it
+    for this machine and the model ``identity``. Raises MissingError for one that cannot work here, RecipeError for an
+    unknown name.
+    """
+    if name == "auto":
+        return _fastest(unet, batch_size, identity, memory)
+    if name not in ENGINES:
+        raise RecipeError(f"speed.engine '{name}' is none of {['auto', *ENGINES]}")
+    try:
+        return Engine(name, ENGINES[name](unet))
+    except Exception as fault:  # the libraries' faults have no common base
+        raise MissingError(f"speed.engine '{name}' does not work here: {_line(fault)}; use 'eager'") from fault
+
+
+def _fastest(unet: Any, batch_size: int, identity: str, memory: Path | None) -> Engine:
+    machine = describe_machine()
+    key = json.dumps([identity, batch_size, torch.get_num_threads(), machine], sort_keys=True)
+    known = json.loads(memory.read_text(encoding="utf-8")) if memory is not None and memory.is_file() else {}
+    if key in known:
+        record = known[key]
+        return Engine(record["name"], ENGINES[record["name"]](unet), record["seconds"], record["failed"])
+    made, failed = usable(unet, batch_size)
+    seconds = measure(made, sample(unet, batch_size))
+    name = quickest(seconds)
+    if memory is not None:
+        known[key] = {"name": name, "seconds": seconds, "failed": failed}
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    return Engine(name, made[name], seconds, failed)
+
+
+def usable(unet: Any, batch_size: int) -> tuple[dict[str, Predict], dict[str, str]]:
+    """The engines that answer here, after their first pass, and why the others do not."""
+    made: dict[str, Predict] = {}
+    failed: dict[str, str] = {}
+    for name, make in ENGINES.items():
+        try:
+            predict = make(unet)
+            with torch.inference_mode():
+                predict(*sample(unet, batch_size))
+            made[name] = predict
+        except Exception as fault:
+            if name == "eager":
+                raise
+            failed[name] = _line(fault)
+    return made, failed
+
+
+def sample(unet: Any, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random inputs of the UNet's shapes, with CLIP's 77 tokens."""
+    weight, config = next(unet.parameters()), unet.config
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(batch_size, config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    cond = torch.randn(batch_size, 77, config.cross_attention_dim, generator=generator)
+    return z.to(weight), torch.full((batch_size,), 500, device=weight.device), cond.to(weight)
+
+
+def measure(
+    made: Mapping[str, Predict], inputs: tuple[Tensor, Tensor, Tensor], clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Seconds of a forward pass, the least of ROUNDS in turns."""
+    took: dict[str, list[float]] = {name: [] for name in made}
+    with torch.inference_mode():
+        for _ in range(ROUNDS):
+            for name, predict in made.items():
+                started = clock()
+                predict(*inputs)
+                if inputs[0].is_cuda:
+                    torch.cuda.synchronize()
+                took[name].append(clock() - started)
+    return {name: min(times) for name, times in took.items()}
+
+
+def quickest(seconds: Mapping[str, float]) -> str:
+    """The least, but eager unless another is clearly faster."""
+    best = min(seconds, key=lambda name: seconds[name])
+    return best if seconds[best] < WORTH * seconds["eager"] else "eager"
+
+
+def _line(fault: Exception) -> str:
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0]
