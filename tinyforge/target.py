@@ -30,6 +30,11 @@ class Target(BaseModel):
     known: list[str] = Field(default_factory=list, description="What is known of the device, for the reader.")
     sources: list[str] = Field(default_factory=list)
 
+    @property
+    def exact_int8(self) -> bool:
+        """Whether int8 sums are exact there, so that they must be here: saturating ones are x86-64's."""
+        return self.architecture == "aarch64"
+
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a target file."""

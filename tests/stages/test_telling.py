@@ -47,18 +47,17 @@ def test_other_work_while_measuring_is_told(busy, told):
 
 def test_a_busy_machine_is_a_warning_at_the_end_and_a_note_in_the_card(forge_inputs):
     road = road_for(forge_inputs)
-    assert "It was busy." in remarks_of(road, None, {}, "It was busy.")
+    assert "It was busy." in remarks_of(road, None, {"x86_warnings": []}, "It was busy.")
     assert road.warnings[-1] == "It was busy."
     raced = Raced("onnx-int8", {}, MACHINE, ["Chosen in a race."], {})
-    assert remarks_of(road, raced, {}, "")[0] == "Chosen in a race."
+    assert remarks_of(road, raced, {"x86_warnings": []}, "")[0] == "Chosen in a race."
 
 
-@pytest.mark.parametrize(("target", "warned"), [("raspi4", False), ("generic-cpu", True)])
-def test_what_happens_on_x86_alone_is_no_warning_for_a_board(forge_inputs, target, warned):
-    road = road_for(forge_inputs, target=target)
+def test_answers_that_depend_on_the_processor_are_a_warning(forge_inputs):
+    road = road_for(forge_inputs, target="generic-cpu")
     remarks = remarks_of(road, None, {"x86_warnings": ["2 of 200 images get another answer"]}, "")
-    assert "2 of 200 images get another answer" in remarks, "it is recorded for all"
-    assert ("2 of 200 images get another answer" in road.warnings) == warned
+    assert "2 of 200 images get another answer" in remarks
+    assert "2 of 200 images get another answer" in road.warnings
 
 
 def test_the_note_on_latency_counts_the_threads_that_ran(forge_inputs):

@@ -42,8 +42,9 @@ class Contents:
     measuring; a few real ones.
     predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it.
     latency: variant -> report of ``device.bench``, of shipped ones only; machine: where it was measured. providers:
-    runtime -> what shall run its models, see ``Target``. provenance: lineage, versions, seeds; no times of day. notes:
-    what a user must know, for the model card. recipe_lock: TOML. report_html: the whole document.
+    runtime -> what shall run its models; exact_int8: of its sums, see ``Target``. provenance: lineage, versions, seeds;
+    no times of day. notes: what a user must know, for the model card. recipe_lock: TOML. report_html: the whole
+    document.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Contents:
     predictions: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     latency: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     providers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    exact_int8: bool = False
     machine: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     licences: Sequence[Mapping[str, Any]] = ()
@@ -133,7 +135,10 @@ def _write(root: Path, contents: Contents) -> None:
         shutil.copyfile(contents.models / file, root / "model" / file)
     copy_device_package(root / PACKAGE)
     models = {
-        one.name: Model(root / "model" / one.files[0], one.runtime, one.precision, contents.threads) for one in shipped
+        one.name: Model(
+            root / "model" / one.files[0], one.runtime, one.precision, contents.threads, exact_int8=contents.exact_int8
+        )
+        for one in shipped
     }
     write_golden(root, contents.golden_images, contents.spec, models)
     for method, predictions in contents.predictions.items():
@@ -156,6 +161,7 @@ def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
             "precision": one.precision,
             "files": [device_bundle.file_record(root, f"model/{file}") for file in one.files],
             **({"providers": list(wanted)} if (wanted := contents.providers.get(one.runtime)) else {}),
+            **({"exact_int8": True} if contents.exact_int8 and one.precision == "int8" else {}),
         }
         for one in contents.shipped()
     }

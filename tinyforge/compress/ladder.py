@@ -50,7 +50,8 @@ class Materials:
     """What a rung may use. fp32: the exported reference; files derived from it are kept beside it, for other rungs.
 
     teach: () -> (inputs (n, 3, h, w), the teacher's logits (n, N)) for quantisation-aware training, or None without it.
-    tell: is told each rung before it is tried, which takes seconds to minutes.
+    tell: is told each rung before it is tried, which takes seconds to minutes. exact_int8: for a target whose int8
+    sums do not saturate, see ``device.runtime.open_session``.
     """
 
     student: nn.Module
@@ -64,6 +65,7 @@ class Materials:
     seed: int = 0
     teach: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     tell: Callable[[str], None] = unheard
+    exact_int8: bool = False
 
 
 Make = Callable[[Materials, Path], None]
@@ -93,13 +95,13 @@ class Tried:
         return cls(**{**record, "parity": parity and Parity(**parity), "drop": drop and Drop(**drop)})
 
 
-def qdq(materials: Materials, out: Path, **how: Any) -> None:
-    reduced = materials.settings.reduce_range
+def qdq(materials: Materials, out: Path, seven_bits: bool = False, **how: Any) -> None:
+    reduced = materials.settings.reduce_range or seven_bits
     static_qdq(materials.fp32, out, materials.calibration.inputs, materials.metadata, reduce_range=reduced, **how)
 
 
-def nncf(materials: Materials, out: Path, **how: Any) -> None:
-    reduced = materials.settings.reduce_range
+def nncf(materials: Materials, out: Path, seven_bits: bool = False, **how: Any) -> None:
+    reduced = materials.settings.reduce_range or seven_bits
     ptq(materials.fp32, out, materials.calibration.inputs, materials.metadata, reduce_range=reduced, **how)
 
 
@@ -145,6 +147,7 @@ LADDERS: dict[str, Rungs] = {
         "per-tensor, percentile": partial(qdq, per_channel=False, calibration="Percentile"),
         "per-channel, entropy": partial(qdq, per_channel=True, calibration="Entropy"),
         "per-tensor, entropy": partial(qdq, per_channel=False, calibration="Entropy"),
+        "per-channel, min-max, 7-bit weights": partial(qdq, per_channel=True, calibration="MinMax", seven_bits=True),
         "first and last layer in fp32": partial(qdq, per_channel=True, calibration="MinMax", leave_out=BOUNDARY),
         "first, last, SE and hard-swish in fp32": partial(
             qdq, per_channel=True, calibration="MinMax", leave_out=SENSITIVE
@@ -166,6 +169,9 @@ LADDERS: dict[str, Rungs] = {
         ),
         "per-channel, histogram, fast bias correction": partial(nncf, fast=True, ranges="histogram"),
         "per-channel, histogram, full bias correction": partial(nncf, fast=False, ranges="histogram"),
+        "per-tensor, histogram, fast bias correction": partial(nncf, fast=True, per_channel=False, ranges="histogram"),
+        "per-tensor, histogram, full bias correction": partial(nncf, fast=False, per_channel=False, ranges="histogram"),
+        "per-channel, min-max, 7-bit weights": partial(nncf, fast=False, seven_bits=True),
         "first and last layer in fp32": partial(nncf, fast=False, leave_out=BOUNDARY),
         "first, last, SE and hard-swish in fp32": partial(nncf, fast=False, leave_out=SENSITIVE),
         "accuracy control": controlled,
@@ -203,7 +209,8 @@ def attempt(kind: str, rung: str, make: Make, materials: Materials, out: Path) -
     family, precision = kind.split("-")
     try:
         make(materials, out)
-        logits = infer(open_session(out, RUNTIMES[family], 1), materials.validation.inputs, BATCH_SIZE)
+        session = open_session(out, RUNTIMES[family], 1, exact_int8=materials.exact_int8)
+        logits = infer(session, materials.validation.inputs, BATCH_SIZE)
     except MemoryError:
         raise
     except OSError:

@@ -119,13 +119,18 @@ def _climbed(
     if precision == "int8":
         found = replace(found, coverage=coverage(path, materials.calibration.supports))
     if kind == "onnx-int8":
-        found = replace(found, saturation=saturation(path, materials.validation.inputs[:SATURATION_IMAGES]))
+        found = replace(found, saturation=saturation(path, spread(materials.validation.inputs, SATURATION_IMAGES)))
     if materials.settings.embed_preprocessing:
         embed(path, materials.spec, model_metadata(name, classes, pixel_spec(materials.spec)))
     files = tuple(f"{kind}{suffix}" for suffix in ((".onnx",) if family == "onnx" else (".xml", ".bin")))
     move_model(path, folder / files[0])
     size = sum((folder / file).stat().st_size for file in files)
     return replace(found, files=files, model_bytes=size, rung=tried[-1].rung)
+
+
+def spread(inputs: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of the inputs, evenly over all: views of supports come first, synthetic images last."""
+    return inputs[np.linspace(0, len(inputs) - 1, min(count, len(inputs))).round().astype(int)]
 
 
 def _why_none(tried: Sequence[Tried]) -> str:
@@ -166,6 +171,7 @@ def measure(
     *,
     labels: np.ndarray | None,
     threads: int,
+    exact_int8: bool = False,
 ) -> Measured:
     """Answers of ``variant`` through the bundle's own runtime beside torch's, on the same real images.
 
@@ -174,7 +180,7 @@ def measure(
     """
     if variant.failure:
         return Measured(variant.name, variant.failure)
-    session = open_session(folder / variant.files[0], variant.runtime, threads)
+    session = open_session(folder / variant.files[0], variant.runtime, threads, exact_int8=exact_int8)
     logits = infer(session, normalise(pixels, spec))
     parity = compare(student_logits, logits)
     if variant.precision == "fp32":

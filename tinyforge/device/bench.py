@@ -179,9 +179,10 @@ def bench_model(
     min_runs: int = 662,
     warmup: int = 20,
     providers: Sequence[str] = (),
+    exact_int8: bool = False,
 ) -> dict[str, Any]:
     """The report of one model measured alone, see ``bench_arms``."""
-    arm = Arm("model", Path(model_path), runtime, threads, tuple(providers))
+    arm = Arm("model", Path(model_path), runtime, threads, tuple(providers), exact_int8)
     paths = [Path(path) for path in images]
     return bench_arms([arm], paths, spec, seconds=seconds, min_runs=min_runs, warmup=warmup)["variants"]["model"]
 
@@ -210,7 +211,14 @@ def bench_bundle(
     wanted = list(dict.fromkeys(threads or [bundle.threads]))
     models = {name: bundle.variant(name) for name in dict.fromkeys(variants or [bundle.chosen])}
     arms = [
-        Arm(name if not threads else f"{name}@{count}", bundle.model_path(one), one.runtime, count, one.providers)
+        Arm(
+            name if not threads else f"{name}@{count}",
+            bundle.model_path(one),
+            one.runtime,
+            count,
+            one.providers,
+            one.exact_int8,
+        )
         for name, one in models.items()
         for count in wanted
     ]

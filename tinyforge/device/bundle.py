@@ -22,7 +22,8 @@ bundle.json, all keys required, no others allowed::
                "variants": {"onnx-int8": {"runtime": "onnxruntime" | "openvino",
                                           "precision": "fp32" | "fp16" | "int8",
                                           "files": [{"path", "sha256", "bytes"}, ...],      first: opened
-                                          "providers": ["GPU", "CPU"]}, ...}},   optional, most wanted first
+                                          "providers": ["GPU", "CPU"],           optional, most wanted first
+                                          "exact_int8": true}, ...}},            optional, see runtime.open_session
      "scores", "parity", "latency", "certificate":    what follows from the raw data: ``claims`` says how
      "provenance": {...},                             free: lineage, versions, seeds; no times of day
      "licences": [{"name": "...", "licence": "...", ...}, ...],
@@ -97,6 +98,7 @@ class Variant:
     """One model of the bundle. The first of ``files`` is opened, the others belong to it.
 
     providers: the runtime's providers or devices that may run it, most wanted first; empty: the processor.
+    exact_int8: its int8 sums must not saturate, whatever the processor.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Variant:
     precision: str
     files: tuple[FileRecord, ...]
     providers: tuple[str, ...] = ()
+    exact_int8: bool = False
 
     @property
     def model_bytes(self) -> int:
@@ -251,7 +254,10 @@ def _parse_variant(name: str, record: Any) -> Variant:
     providers = record.get("providers", [])
     if not isinstance(providers, list) or not all(isinstance(one, str) and one for one in providers):
         raise BundleFault(f"{where}: 'providers' must be a list of names")
-    return Variant(name, runtime, precision, files, tuple(providers))
+    exact_int8 = record.get("exact_int8", False)
+    if not isinstance(exact_int8, bool):
+        raise BundleFault(f"{where}: 'exact_int8' must be true or false")
+    return Variant(name, runtime, precision, files, tuple(providers), exact_int8)
 
 
 def _parse_file(record: Any, where: str) -> FileRecord:

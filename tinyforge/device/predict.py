@@ -17,7 +17,8 @@ from .runtime import Session, open_session
 def open_bundle(bundle: Bundle, variant: str | None = None) -> Session:
     """A session of the named variant, by default the chosen one."""
     model = bundle.variant(variant)
-    return open_session(bundle.model_path(model), model.runtime, bundle.threads, model.providers)
+    path, exact = bundle.model_path(model), model.exact_int8
+    return open_session(path, model.runtime, bundle.threads, model.providers, exact_int8=exact)
 
 
 def predict(bundle: Bundle, session: Session, paths: Iterable[str | Path], top: int = 1) -> list[dict[str, Any]]:

@@ -104,9 +104,11 @@ class Model:
     precision: str
     threads: int
     providers: tuple[str, ...] = ()
+    exact_int8: bool = False
 
     def open(self, *, exact_int8: bool = False) -> Session:
-        return open_session(self.path, self.runtime, self.threads, self.providers, exact_int8=exact_int8)
+        exact = exact_int8 or self.exact_int8
+        return open_session(self.path, self.runtime, self.threads, self.providers, exact_int8=exact)
 
     def saturates(self, x: np.ndarray, logits: np.ndarray) -> bool:
         """Whether ``logits``, given for ``x``, lack something because sums of int8 products did not fit 16 bits.
@@ -115,7 +117,7 @@ class Model:
         otherwise. Where nothing can saturate, both are the same kernels.
         """
         kernels_may = self.precision == "int8" and self.runtime == "onnxruntime" and not self.providers
-        if not kernels_may or not instruction_set().startswith("x86"):
+        if self.exact_int8 or not kernels_may or not instruction_set().startswith("x86"):
             return False
         return not np.array_equal(self.open(exact_int8=True).run(x), logits)
 
@@ -215,7 +217,7 @@ class Golden:
 def _check_model(outcome: Outcome, bundle: Bundle, variant: Variant, golden: Golden, *, required: bool) -> None:
     """The model's answers to the golden input."""
     path = bundle.model_path(variant)
-    model = Model(path, variant.runtime, variant.precision, bundle.threads, variant.providers)
+    model = Model(path, variant.runtime, variant.precision, bundle.threads, variant.providers, variant.exact_int8)
     try:
         logits = model.open().run(golden.x)
         saturates = model.saturates(golden.x, logits)

@@ -28,13 +28,17 @@ UNTIMED_RUNS = 2  # at the start of each block, to fetch into the caches what an
 
 @dataclass(frozen=True)
 class Arm:
-    """What is measured: a model in a runtime with so many threads, on the first of ``providers`` that is there."""
+    """What is measured: a model in a runtime with so many threads, on the first of ``providers`` that is there.
+
+    exact_int8: see ``runtime.open_session``.
+    """
 
     name: str
     model: Path
     runtime: str
     threads: int
     providers: tuple[str, ...] = ()
+    exact_int8: bool = False
 
 
 class Worker:
@@ -61,6 +65,7 @@ class Worker:
                 runtime=arm.runtime,
                 threads=arm.threads,
                 providers=list(arm.providers),
+                exact_int8=arm.exact_int8,
                 images=[str(path.resolve()) for path in images],
                 spec=spec.to_json(),
                 warmup=warmup,
@@ -109,7 +114,7 @@ def _serve(lines: Any, answer: Any) -> None:
     start = time.perf_counter_ns()
     import_runtime(job["runtime"])
     imported = time.perf_counter_ns()
-    session = open_session(model, job["runtime"], job["threads"], job["providers"])
+    session = open_session(model, job["runtime"], job["threads"], job["providers"], exact_int8=job["exact_int8"])
     loaded = time.perf_counter_ns()
     session.run(first)
     answered = time.perf_counter_ns()

@@ -85,6 +85,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
         predictions={method: one for method, one in answers.items() if method not in left_out},
         latency={name: one for name, one in latency.items() if name not in left_out},
         providers=job.target.providers,
+        exact_int8=job.target.exact_int8,
         machine=machine,
         provenance=provenance(road),
         licences=licences(road),
@@ -104,16 +105,10 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
 
 
 def remarks_of(road: Road, raced: Raced | None, compressed: Mapping[str, Any], busy: str) -> list[str]:
-    """What a reader must know. ``busy``: of other work while latency was measured, a warning too.
-
-    What happens on x86-64 alone is a warning where the target may be such a machine, else a remark.
-    """
-    only_x86 = compressed.get("x86_warnings", [])
-    elsewhere = road.job.target.architecture == "aarch64"
-    for text in [*([] if elsewhere else only_x86), *([busy] if busy else [])]:
+    """What a reader must know. ``busy``: of other work while latency was measured, a warning too."""
+    for text in [*compressed["x86_warnings"], *([busy] if busy else [])]:
         road.warn(text)
-    told = [*raced.remarks, *road.warnings] if raced else notes(road)
-    return list(dict.fromkeys([*told, *(only_x86 if elsewhere else [])]))
+    return list(dict.fromkeys([*raced.remarks, *road.warnings] if raced else notes(road)))
 
 
 def measure_all(
@@ -160,6 +155,7 @@ def measure(road: Road, model: Path, runtime: str, spec: InputSpec, images: Mapp
             min_runs=wanted.min_runs,
             warmup=wanted.warmup,
             providers=road.job.target.providers.get(runtime, ()),
+            exact_int8=road.job.target.exact_int8,
         )
 
 

@@ -27,6 +27,7 @@ def settings(road: Road) -> dict[str, Any]:
         "compress": road.recipe.compress.model_dump(mode="json"),
         "opset": road.job.target.opset,
         "threads": road.job.target.threads,
+        "exact_int8": road.job.target.exact_int8,
         "seed": road.recipe.seed,
         "name": road.recipe.name,
     }
@@ -48,6 +49,7 @@ def work(road: Road, partial: Partial) -> None:
         student, spec, road.inputs.support.classes, folder, name=road.recipe.name, opset=target.opset,
         calibration=calibration, validation=validation(student, held_out, labels), settings=wanted,
         seed=road.recipe.seed, teach=lambda: lesson(road, calibration), tell=lambda text: job.log(f"compress: {text}"),
+        exact_int8=target.exact_int8,
     )  # fmt: skip
     job.log(f"compress: {len(made)} models on real images")
     model_spec = pixel_spec(spec) if wanted.embed_preprocessing else spec
@@ -59,7 +61,7 @@ def work(road: Road, partial: Partial) -> None:
             "verdicts": measured,
             "input": model_spec.to_json(),
             "warnings": [text for one in made for text in warnings(one)],
-            "x86_warnings": [text for one in made for text in x86_warnings(one)],
+            "x86_warnings": [text for one in made for text in x86_warnings(one) if not target.exact_int8],
             "gate_images": len(held_out),
             "measured_on": "support images" if test is None else "test images",
             "calibration_sha256": calibration.inputs.hashes,
@@ -179,6 +181,7 @@ def measured_on_real_images(
     found = measure(
         variant, partial.path / "models", torch_logits(student, normalise(pixels, spec)), pixels, model_spec,
         road.recipe.compress, labels=None if test is None else test.labels, threads=road.job.target.threads,
+        exact_int8=road.job.target.exact_int8,
     )  # fmt: skip
     if found.logits is not None:
         partial.write(f"worst/{variant.name}.png", png(images.items[found.parity.worst_image].rgb))

@@ -43,10 +43,10 @@ class Here:
 
     def measure(self, one: Entered, threads: Sequence[int], min_runs: int) -> Measured:
         """All models and numbers of threads of a net in turns, each in a process of its own."""
-        wanted, providers = one.road.recipe.bench, one.road.job.target.providers
+        wanted, target = one.road.recipe.bench, one.road.job.target
         arms = [
             Arm(f"{variant.name}@{count}", one.models.path / "models" / variant.files[0], variant.runtime, count,
-                tuple(providers.get(variant.runtime, ())))
+                tuple(target.providers.get(variant.runtime, ())), target.exact_int8)
             for variant in one.legal()
             for count in threads
         ]  # fmt: skip
@@ -122,6 +122,7 @@ def pack(one: Entered, folder: Path) -> Path:
         made=one.made,
         golden_images=golden_images(road),
         providers=road.job.target.providers,
+        exact_int8=road.job.target.exact_int8,
         recipe_lock=recipe_toml(road.recipe),
         report_html="<!doctype html><title>a candidate under measurement</title>\n",
     )
