@@ -190,6 +190,43 @@ def test_missing_numpy_is_3(built_bundle, tmp_path, monkeypatch):
     assert (done.returncode, done.stderr) == (3, "error: numpy is missing; pip install -r requirements.txt\n")
 
 
+@pytest.mark.parametrize(
+    ("module", "size"),
+    [
+        *((name, None) for name in ("tiers", "plain", "folder", "seal", "selftest", "report", "runtime")),
+        *((name, 0) for name in ("plain", "folder", "tiers")),
+        ("selftest", 3000),
+        ("plain", 300),
+    ],
+)
+def test_a_damaged_program_is_2_with_one_line(bundle_path, module, size):
+    """A module lost on the way (None), or cut to so many bytes."""
+    path = bundle_path / f"tinyforge_device/{module}.py"
+    if size is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:size])
+    done = run_module(bundle_path, "selftest", ".")
+    told = f"error: this bundle's program is damaged: tinyforge_device/{module}.py; copy the bundle again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
+def test_a_module_that_ends_too_early_but_reads_well_is_told_by_its_hash(bundle_path):
+    path = bundle_path / "tinyforge_device/preprocess.py"
+    path.write_bytes(path.read_bytes() + b"\nnot_a_name\n")
+    done = run_module(bundle_path, "selftest", ".")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "program is damaged: tinyforge_device/preprocess.py;" in done.stderr
+
+
+def test_a_damaged_program_without_its_record_is_told_too(bundle_path):
+    (bundle_path / "bundle.json").unlink()
+    (bundle_path / "tinyforge_device/folder.py").unlink()
+    done = run_module(bundle_path, "verify", ".")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "program is damaged: tinyforge_device/folder.py;" in done.stderr
+
+
 def test_undecodable_bench_image_is_2(built_bundle, tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(b"nonsense")
     assert main(["bench", str(built_bundle), "--images", str(tmp_path / "x.png")]) == 2

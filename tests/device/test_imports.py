@@ -39,6 +39,13 @@ def test_annotations_are_not_evaluated_on_older_pythons():
             assert "from __future__ import annotations" in text, path.name
 
 
+def test_the_program_starts_without_its_other_modules():
+    """So that a damaged one is told in a line: ``__main__`` imports them inside functions alone."""
+    tree = ast.parse((FOLDER / "__main__.py").read_text())
+    assert {name for level, name in imported(tree) if level == 0} <= set(sys.stdlib_module_names)
+    assert [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.level] == []
+
+
 def test_importing_it_brings_neither_torch_nor_a_runtime(built_bundle):
     program = (
         "import pkgutil, importlib, sys, tinyforge_device as package\n"

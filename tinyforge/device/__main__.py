@@ -2,20 +2,27 @@
 
 Exit codes: 0 done and passed · 1 a check failed · 2 usage, data or bundle · 3 a package or runtime is missing ·
 5 internal · 130 interrupted.
+
+This file imports the other modules inside functions alone: one of them may have been lost or cut on its way to the
+device, and that is said in one line.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from .tiers import TIERS, tiers_text
+HERE = Path(__file__).resolve().parent
 
 
 def _parser() -> argparse.ArgumentParser:
+    from .tiers import TIERS, tiers_text
+
     parser = argparse.ArgumentParser(prog="tinyforge_device", description="Run, measure and check a TinyForge bundle.")
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -81,6 +88,7 @@ def _bench(options: argparse.Namespace) -> tuple[Any, str, int]:
     from .bench import bench_bundle
     from .bench_report import bench_text
     from .bundle import load_bundle
+    from .tiers import TIERS
 
     bundle = load_bundle(options.bundle)
     seconds, runs = TIERS[options.tier]
@@ -114,42 +122,70 @@ def _verify(options: argparse.Namespace) -> tuple[Any, str, int]:
     return outcome.to_json(), outcome_text(outcome.to_json(), "verify"), 0 if outcome.ok else 1
 
 
-def _run(options: argparse.Namespace) -> int:
-    """Imports happen in here, so that a missing package is reported like a missing runtime."""
-    try:
-        value, text, code = globals()[f"_{options.command}"](options)
-    except ImportError as fault:
-        return _complain(f"{fault.name or fault} is missing; pip install -r requirements.txt", 3)
-    except Exception as fault:
-        from .bundle import BundleFault
-        from .preprocess import DecodeFault
-        from .runtime import MissingRuntime, RuntimeFault
-
-        if isinstance(fault, MissingRuntime):
-            return _complain(str(fault), 3)
-        if isinstance(fault, (BundleFault, DecodeFault, RuntimeFault)):
-            return _complain(str(fault), 2)
-        raise
+def _run(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    value, text, code = globals()[f"_{options.command}"](options)
     print(json.dumps(value, indent=1) if options.json else text)
     return code
 
 
-def _complain(message: str, code: int) -> int:
-    from .plain import plain
+def _told(fault: Exception) -> tuple[str, int]:
+    """(message, exit code) of what went wrong. Own faults are known by name: their modules may be the damaged ones."""
+    kinds = {kind.__name__ for kind in type(fault).__mro__ if kind.__module__.startswith(f"{__package__}.")}
+    if "MissingRuntime" in kinds:
+        return str(fault), 3
+    if kinds & {"BundleFault", "DecodeFault", "RuntimeFault"}:
+        return str(fault), 2
+    damaged = _damaged(fault)
+    if damaged:
+        return f"this bundle's program is damaged: {damaged}; copy the bundle again", 2
+    if isinstance(fault, ImportError):
+        return f"{fault.name or fault} is missing; pip install -r requirements.txt", 3
+    return f"internal: {type(fault).__name__}: {fault}", 5
 
+
+def _damaged(fault: Exception) -> str:
+    """The file of this package that is missing or cut, where ``fault`` may come from that; else ''."""
+    name = (isinstance(fault, ImportError) and fault.name) or ""
+    if name.startswith(f"{__package__}."):
+        return f"{HERE.name}/{name.rpartition('.')[2]}.py"
+    if isinstance(fault, SyntaxError) and Path(fault.filename or "").resolve().parent == HERE:
+        return f"{HERE.name}/{Path(fault.filename).name}"
+    return next(iter(_changed()), "")
+
+
+def _changed() -> list[str]:
+    """Files of this package that are not as the bundle.json beside it lists them; none where there is no such file."""
+    root = HERE.parent
+    try:
+        listed = json.loads((root / "bundle.json").read_bytes())["files"]
+        mine = {name: sha256 for name, sha256 in listed.items() if name.startswith(f"{HERE.name}/")}
+        return [name for name, sha256 in mine.items() if _sha256(root / name) != sha256]
+    except Exception:
+        return []
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _complain(message: str, code: int) -> int:
+    try:
+        from .plain import plain
+    except Exception as fault:
+        (message, code), plain = _told(fault), str
     print("error: " + "\n".join(plain(line) for line in message.split("\n")), file=sys.stderr)
     return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (argparse itself exits with 2 on wrong usage)."""
-    options = _parser().parse_args(argv)
     try:
-        return _run(options)
+        return _run(argv)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except Exception as fault:
-        return _complain(f"internal: {type(fault).__name__}: {fault}", 5)
+        return _complain(*_told(fault))
 
 
 if __name__ == "__main__":
