@@ -32,6 +32,7 @@ SECTIONS = ("scores", "parity", "latency", "certificate")
 ACCURACY_CONFIDENCE = 0.95
 LATENCY_SHARE, LATENCY_CONFIDENCE = 0.90, 0.99
 REFERENCE_PRECISION = "fp32"
+MAX_RUN_US = 86_400 * 10**6  # a day
 
 
 def claims(root: Path, files: Iterable[str], model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -91,8 +92,8 @@ def read_report(root: Path, name: str) -> dict[str, Any]:
     runs = [need(raw, stage, list, name) for stage in STAGES]
     if set(raw) != set(STAGES) or len({len(values) for values in runs}) != 1 or not runs[0]:
         raise BundleFault(f"{name}: the stages must have equally many runs, at least one")
-    if any(type(value) is not int or value < 0 for values in runs for value in values):
-        raise BundleFault(f"{name}: latencies must be whole microseconds")
+    if any(type(value) is not int or not 0 <= value <= MAX_RUN_US for values in runs for value in values):
+        raise BundleFault(f"{name}: latencies must be whole microseconds, at most a day")
     need(need(report, "machine", dict, name), "cpu", str, f"{name}: 'machine'")
     return report
 

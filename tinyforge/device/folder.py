@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_DEPTH = 32
+MAX_WHOLE = 2**63
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "an object", bool: "a truth"}
 
@@ -83,11 +85,14 @@ def read_json(root: Path, name: str) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
-    """A JSON object in UTF-8, without duplicate keys, NaN or infinity. Raises BundleFault."""
+    """A JSON object in UTF-8, without duplicate keys, NaN, infinity or what else cannot be reckoned with.
+
+    Whole numbers are below 2**63, so that each has a nearest float. Raises BundleFault.
+    """
+    how = {"parse_constant": _no_constant, "parse_float": _finite, "parse_int": _whole}
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
-        )
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, **how)
+        _check_depth(value)
     except (ValueError, RecursionError) as fault:
         raise BundleFault(f"{name}: not valid JSON ({fault})") from fault
     if not isinstance(value, dict):
@@ -112,6 +117,30 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is too large a number")
     return value
+
+
+def _whole(text: str) -> int:
+    value = int(text) if len(text) <= 20 else MAX_WHOLE
+    if abs(value) >= MAX_WHOLE:
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    """What reads and writes JSON again may recurse, so not as deep as the parser itself can go."""
+    layer = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        holders = [one.values() if isinstance(one, dict) else one for one in layer if isinstance(one, (dict, list))]
+        layer = [inner for holder in holders for inner in holder]
+    if layer:
+        raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
+
+
+def only_keys(record: dict[str, Any], known: Iterable[str], where: str) -> None:
+    """Raise BundleFault naming a key that is not ``known``."""
+    unknown = sorted(set(record) - set(known))
+    if unknown:
+        raise BundleFault(f"{where}: unknown key {unknown[0]!r}")
 
 
 def need(record: Any, key: str, kind: type, where: str) -> Any:
