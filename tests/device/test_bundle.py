@@ -8,7 +8,7 @@ from tinyforge.device.folder import BundleFault, check_distinct, check_name, loc
 from tinyforge.device.predict import open_bundle, predict
 from tinyforge.device.seal import bundle_files, digest_of, seal_of
 
-from .conftest import CLASSES, SPEC, change_record, read_record, rehash, write_record
+from .conftest import CLASSES, SPEC, change_record, edit_record, read_record, rehash, write_record
 
 
 def test_a_good_bundle(built_bundle):
@@ -90,11 +90,25 @@ def test_every_key_is_needed(bundle_path, key):
         ({"files": {"README.txt": "abc"}}, "not a sha256"),
         ({"model": {"chosen": "onnx-int8", "variants": {}}}, "no variant 'onnx-int8'"),
         ({"model": {"variants": {}}}, "'chosen' is missing"),
+        ({"model": {"chosen": "a", "variants": {}, "extra": 1}}, "bundle.json: 'model': unknown key 'extra'"),
+        ({"licences": [1, 2]}, r"licences\[0\]: must be an object"),
+        ({"licences": [{"name": "x", "licence": "MIT"}, {"name": "y"}]}, r"licences\[1\]: 'licence' is missing"),
+        ({"licences": [{"name": "x", "licence": 1}]}, r"licences\[0\]: 'licence' must be text"),
+        ({"licences": [{"name": ["x"], "licence": "MIT"}]}, r"licences\[0\]: 'name' must be text"),
+        ({"provenance": [1]}, "'provenance' must be an object"),
     ],
 )
 def test_faulty_records_are_refused(bundle_path, changes, message):
     change_record(bundle_path, **changes)
     with pytest.raises(BundleFault, match=message):
+        load_bundle(bundle_path)
+
+
+def test_more_may_be_told_of_licences_but_not_of_files(bundle_path):
+    change_record(bundle_path, licences=[{"name": "x", "licence": "MIT", "url": "https://example.org"}])
+    load_bundle(bundle_path)
+    edit_record(bundle_path, lambda record: record["model"]["variants"]["onnx-fp32"]["files"][0].update(extra=1))
+    with pytest.raises(BundleFault, match=r"variant 'onnx-fp32', model/onnx-fp32.onnx: unknown key 'extra'"):
         load_bundle(bundle_path)
 
 
@@ -106,6 +120,7 @@ def test_faulty_records_are_refused(bundle_path, changes, message):
         ("files", [], "at least one"),
         ("files", [3], "must be an object"),
         ("files", "model", "'files' must be a list"),
+        ("extra", 1, "variant 'onnx-fp32': unknown key 'extra'"),
     ],
 )
 def test_faulty_variants_are_refused(bundle_path, key, value, message):

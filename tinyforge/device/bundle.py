@@ -9,9 +9,10 @@
       selftest/            golden.json, golden.npz and the encoded images (``selftest.write_golden`` writes them)
       predictions/         <method>.json: raw predictions, one file per score
       latency/             <variant>.json: a report of ``bench.bench_model`` with its raw latencies, and the machine
-      recipe.lock.toml  requirements.txt  README.md  report.html
+      README.md            its certificate and tables as ``card`` writes them
+      recipe.lock.toml  requirements.txt  report.html
 
-bundle.json, all keys required, no others allowed::
+bundle.json, all keys required but for the optional ones, no others allowed, also inside of "model"::
 
     {"schema_version": 2,
      "name": "digits", "target": "raspi4",
@@ -25,8 +26,8 @@ bundle.json, all keys required, no others allowed::
                                           "providers": ["GPU", "CPU"],           optional, most wanted first
                                           "exact_int8": true}, ...}},            optional, see runtime.open_session
      "scores", "parity", "latency", "certificate":    what follows from the raw data: ``claims`` says how
-     "provenance": {...},                             free: lineage, versions, seeds; no times of day
-     "licences": [{"name": "...", "licence": "...", ...}, ...],
+     "provenance": {...},                             any object: lineage, versions, seeds; no times of day
+     "licences": [{"name": "...", "licence": "...", ...}, ...],       both text; other keys are free
      "files": {"<path>": "<sha256>", ...},            every file but bundle.json itself: ``seal.hash_files(root)``
      "seal": "<sha256>"}                              of the record without its seal: ``seal.seal_of(record)``
 
@@ -54,6 +55,7 @@ from .folder import (
     file_sha256,
     locate,
     need,
+    only_keys,
     parse_json,
     read_bytes,
     read_json,
@@ -84,6 +86,9 @@ KEYS = {
     "files": dict,
     "seal": str,
 }
+MODEL_KEYS = ("chosen", "variants")
+VARIANT_KEYS = ("runtime", "precision", "files", "providers", "exact_int8")
+FILE_KEYS = ("path", "sha256", "bytes")
 
 
 @dataclass(frozen=True)
@@ -191,9 +196,11 @@ def _parse(root: Path, record: dict[str, Any], data: bytes) -> Bundle:
     """The record checked, but for what needs other files. The seal is only noted."""
     for key, kind in KEYS.items():
         need(record, key, kind, "bundle.json")
-    unknown = sorted(set(record) - set(KEYS))
-    if unknown:
-        raise BundleFault(f"bundle.json: unknown key {unknown[0]!r}")
+    only_keys(record, KEYS, "bundle.json")
+    only_keys(record["model"], MODEL_KEYS, "bundle.json: 'model'")
+    for index, one in enumerate(record["licences"]):
+        for key in ("name", "licence"):
+            need(one, key, str, f"bundle.json: licences[{index}]")
     classes = record["classes"]
     if not classes or not all(isinstance(name, str) and name for name in classes) or len(set(classes)) < len(classes):
         raise BundleFault("bundle.json: 'classes' must be unique names, at least one")
@@ -243,6 +250,7 @@ def _parse_variant(name: str, record: Any) -> Variant:
     where = f"bundle.json: variant {name!r}"
     runtime = need(record, "runtime", str, where)
     precision = need(record, "precision", str, where)
+    only_keys(record, VARIANT_KEYS, where)
     if runtime not in RUNTIMES:
         raise BundleFault(f"{where}: unknown runtime {runtime!r}; known: {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
@@ -263,6 +271,7 @@ def _parse_variant(name: str, record: Any) -> Variant:
 def _parse_file(record: Any, where: str) -> FileRecord:
     path = need(record, "path", str, where)
     check_name(path)
+    only_keys(record, FILE_KEYS, f"{where}, {path}")
     size = need(record, "bytes", int, f"{where}, {path}")
     sha256 = _check_sha256(need(record, "sha256", str, f"{where}, {path}"), f"{where}, {path}")
     if size < 1:
