@@ -19,6 +19,7 @@ from PIL import Image
 
 import tinyforge.device
 from tinyforge.device.bundle import SCHEMA_VERSION, file_record
+from tinyforge.device.card import CERTIFICATE, numbers
 from tinyforge.device.claims import claims
 from tinyforge.device.runtime import import_runtime
 from tinyforge.device.seal import bundle_files, hash_files, record_bytes, sealed
@@ -116,12 +117,19 @@ def build_bundle(root: Path, spec: InputSpec = SPEC) -> Path:
         "provenance": {"seed": 0},
         "licences": [{"name": "colour", "licence": "Apache-2.0"}],
     }
-    (root / "README.md").write_text("A bundle for tests.\n")
+    write_card(root, record)
     (root / "report.html").write_text("<!doctype html><title>colour</title>\n")
     (root / "recipe.lock.toml").write_text('name = "colour"\n')
     (root / "requirements.txt").write_text("numpy>=1.26\nPillow>=10.3\nonnxruntime>=1.20\n")
     write_record(root, {**record, "files": hash_files(root)})
     return root
+
+
+def write_card(root: Path, record: dict) -> None:
+    """README.md, with as much as ``verify`` reads of it."""
+    said, *tables = numbers(record, record["model"]["chosen"])
+    (root / "README.md").unlink(missing_ok=True)
+    (root / "README.md").write_text("\n".join(["A bundle for tests.\n", f"{CERTIFICATE}{said}\n", *tables]) + "\n")
 
 
 def metadata_of(spec: InputSpec = SPEC) -> dict[str, str]:
@@ -168,11 +176,12 @@ def rehash(root: Path) -> None:
 
 
 def reclaim(root: Path) -> None:
-    """Work every claim out again from the raw data now there, list every file, and seal."""
+    """Work every claim out again from the raw data now there, also in the card, list every file, and seal."""
     rehash(root)
     record = read_record(root)
-    found = claims(root, record["files"], record["model"], len(record["classes"]))
-    write_record(root, {**record, **found})
+    record.update(claims(root, record["files"], record["model"], len(record["classes"])))
+    write_card(root, record)
+    write_record(root, {**record, "files": hash_files(root)})
 
 
 def run_module(root: Path, *arguments: str) -> subprocess.CompletedProcess:

@@ -315,6 +315,7 @@ def schemas_and_json(whole: Path) -> list[Mutation]:
         ("a list", lambda text: f"[{text}]", "must be an object"),
         ("twice", lambda text: text.replace('"name"', '"name": "a",\n "name"', 1), "'name' appears twice"),
         ("nan", lambda text: text.replace('"threads": 1', '"threads": NaN', 1), "NaN is not a JSON number"),
+        ("whole", lambda text: text.replace('"threads": 1', f'"threads": {10**320}', 1), "too large a number"),
         ("infinity", lambda text: text.replace('"threads": 1', '"threads": 1e999', 1), "too large a number"),
         ("digits", lambda text: text.replace('"threads": 1', f'"threads": {"1" * 5000}', 1), "bundle.json: "),
         ("bom", lambda text: "\ufeff" + text, "not valid JSON"),
@@ -390,6 +391,8 @@ def forgeries(whole: Path) -> list[Mutation]:
         ),
         Mutation("emulated", edit_json(latency, lambda r: r["machine"].update(emulated=True)), 1, "latency/at_most_ms"),
         Mutation("invalid", edit_json(latency, lambda r: r.update(valid=False)), 1, "certificate/latency/at_most_ms"),
+        Mutation("a run of ages", edit_json(latency, _ages), 1, "is too large a number"),
+        Mutation("the card", then_rehash(rewritten("README.md", _better)), 1, "card: README.md says '| student | 6 |"),
         Mutation("no score", lambda root: _drop(root, "scores", "student"), 1, "scores/student is given as 'absent'"),
         Mutation("image decoded otherwise", edit_json(golden, _other_pixels), 1, "decode: selftest/0.png"),
         Mutation("golden version", edit_json(golden, lambda r: r.update(schema_version=1)), 2, "schema version 1"),
@@ -422,6 +425,14 @@ def put_onnx(root: Path, metadata: dict[str, str], factor: float = 10.0) -> None
 
 def _slower(report: dict) -> None:
     report["raw_us"]["infer"] = [value + 1 for value in report["raw_us"]["infer"]]
+
+
+def _ages(report: dict) -> None:
+    report["raw_us"]["infer"][0] = 10**320
+
+
+def _better(card: bytes) -> bytes:
+    return card.replace(b"| student | 6 | 5 | 83.3 |", b"| student | 6 | 6 | 100.0 |")
 
 
 def _other_pixels(record: dict) -> None:

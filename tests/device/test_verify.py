@@ -29,6 +29,7 @@ from .conftest import (
     write_predictions,
     write_record,
 )
+from .test_saturation import with_int8
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +215,9 @@ def test_a_score_without_predictions_and_predictions_without_a_score(bundle_path
     [
         ({"infer": [1.5]}, "whole microseconds"),
         ({"infer": [-1]}, "whole microseconds"),
+        ({"infer": [86_400 * 10**6 + 1]}, "at most a day"),
+        ({"infer": [10**320]}, "is too large a number"),
+        ({"infer": [-(2**63)]}, "is too large a number"),
         ({"infer": [1, 2]}, "equally many runs"),
         ({"other": [1]}, "equally many runs"),
         ({"infer": 3}, "'infer' must be a list"),
@@ -226,6 +230,86 @@ def test_faulty_latencies(measured_path, report, raw, message):
     (found,) = messages(measured_path)
     assert "latency/onnx-fp32.json: " in found
     assert message in found
+
+
+@pytest.mark.parametrize("junk", [10**320, -(10**400), 1e300, [[[]]], {"x": None}, "x", None])
+@pytest.mark.parametrize("key", ["raw_us", "machine", "threads", "settled", "valid", "reasons", "peak_rss_mib"])
+def test_a_changed_report_is_found_whatever_it_holds(measured_path, report, key, junk):
+    """Its hash has failed already; also when it was listed anew, nothing in it ends the check."""
+    infer = {**report["raw_us"], "infer": [junk] * len(report["raw_us"]["infer"])}
+    value = infer if key == "raw_us" else junk
+    (measured_path / "latency/onnx-fp32.json").write_text(json.dumps({**report, key: value}))
+    first, *_ = messages(measured_path)
+    assert first == "latency/onnx-fp32.json: changed, its sha256 differs from bundle.json"
+    rehash(measured_path)
+    assert messages(measured_path) != []
+
+
+def test_a_peak_of_memory_that_is_no_number_stands_as_a_dash(measured_path, report):
+    (measured_path / "latency/onnx-fp32.json").write_text(json.dumps({**report, "peak_rss_mib": "x"}))
+    reclaim(measured_path)
+    assert messages(measured_path) == []
+
+
+def test_what_is_nested_too_deep_to_be_written_again_is_refused(bundle_path):
+    record = json.loads((bundle_path / "bundle.json").read_text())
+    for depth, words in ((30, "edited after it was sealed"), (500, "nested more than 32 deep")):
+        deep = "[" * depth + "]" * depth
+        text = json.dumps({**record, "provenance": {"x": 0}}).replace('{"x": 0}', f'{{"x": {deep}}}')
+        (bundle_path / "bundle.json").write_text(text)
+        with pytest.raises(BundleFault, match=words):
+            load_bundle(bundle_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("top-1 >= 60.6 %", "top-1 >= 99.9 %"),
+        ("| student | 6 | 5 |", "| student | 6 | 6 |"),
+        ("| **onnx-fp32** (shipped)", "| **onnx-fp32** (best)"),
+        ("| model | p50 ms |", "| model | p90 ms |"),
+        ("| onnx-fp32 | ", "| onnx-fp32 | 0"),
+        ("## Certificate\n", "## Promise\n"),
+    ],
+)
+def test_a_number_of_the_card_that_does_not_follow_is_found(measured_path, old, new):
+    path = measured_path / "README.md"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    rehash(measured_path)
+    (message,) = messages(measured_path)
+    assert message.startswith("README.md says '")
+
+
+@pytest.mark.parametrize("change", [lambda lines: lines[:-1], lambda lines: [*lines, lines[-1]], lambda lines: []])
+def test_every_row_of_the_card_is_there_once(measured_path, change):
+    path = measured_path / "README.md"
+    path.write_text("\n".join(change(path.read_text().rstrip().split("\n"))))
+    rehash(measured_path)
+    assert messages(measured_path)[0].startswith("README.md says ")
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "openvino-fp16"])
+def test_a_model_without_int8_operators_is_not_int8(bundle_path, name):
+    edit(bundle_path, ["model", "variants", name, "precision"], "int8")
+    words = "'precision' is 'int8', but the model file has no int8 operators"
+    assert any(words in message for message in messages(bundle_path))
+
+
+def test_an_int8_model_is_nothing_else(bundle_path):
+    root = with_int8(bundle_path, 60)
+    assert messages(root) == []
+    edit(root, ["model", "variants", "onnx-int8", "precision"], "fp16")
+    (message,) = messages(root)
+    assert message == "model/onnx-int8.onnx: 'precision' is 'fp16', but the model file has int8 operators"
+
+
+def test_int8_of_openvino_is_read_off_its_file(bundle_path):
+    path = bundle_path / "model/openvino-fp16.xml"
+    path.write_text(path.read_text().replace("<layers>", '<layers><!-- type="FakeQuantize" -->'))
+    rehash(bundle_path)
+    (message,) = messages(bundle_path)
+    assert message == "model/openvino-fp16.xml: 'precision' is 'fp16', but the model file has int8 operators"
 
 
 def test_latencies_of_a_model_that_is_not_there(measured_path):

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tinyforge.device.card import accuracy_rows, escaped, one_line, speed_rows, statement
+
 MAX_CLASSES = 60
-MARKUP = re.compile(r"[\\`*\[\]|]|<(?=[A-Za-z/!?])|(?<![^\W_])_|_(?![^\W_])|^[#>+-]")  # but no _ inside of a word
 CODE = re.compile(r"(`[^`]+`)")
 
 
@@ -42,14 +43,14 @@ FILES = """\
 
 
 def _head(record: Mapping[str, Any]) -> str:
-    names = [_text(name) for name in record["classes"][:MAX_CLASSES]]
+    names = [one_line(name) for name in record["classes"][:MAX_CLASSES]]
     total = len(record["classes"])
     more = total - len(names)
     listed = ", ".join(names) + (f" and {more} more (see bundle.json)" if more else "")
     variant = record["model"]["variants"][record["model"]["chosen"]]
     size = sum(file["bytes"] for file in variant["files"])
     return (
-        f"# {_text(record['name'])} for {_text(record['target'])}\n\n"
+        f"# {one_line(record['name'])} for {one_line(record['target'])}\n\n"
         f"An image classifier, made by TinyForge. Model `{record['model']['chosen']}` ({variant['precision']}, "
         f"{variant['runtime']}, {size / 1024:,.0f} KiB).\n\n"
         f"{total} class{'es' * (total != 1)}: {listed}.\n"
@@ -71,7 +72,7 @@ def _use(record: Mapping[str, Any]) -> str:
 
 def _certificate(record: Mapping[str, Any]) -> str:
     return (
-        f"{_text(record['certificate']['statement'])}.\n\n"
+        f"{statement(record)}\n\n"
         "`verify` works it out again from `predictions/` and `latency/`. It holds for images like the test images and "
         "for that machine at rest. To be sure that this is the bundle that was built, compare `sha256sum bundle.json` "
         "with what its builder tells.\n"
@@ -79,27 +80,16 @@ def _certificate(record: Mapping[str, Any]) -> str:
 
 
 def _accuracy(record: Mapping[str, Any]) -> str:
-    if not record["scores"]:
-        return "Not measured: there were no test images.\n"
-    rows = ["| method | n | correct | accuracy % | 95 % interval |", "|---|---:|---:|---:|---:|"]
-    for method, one in record["scores"].items():
-        name = f"**{_text(method)}** (shipped)" if method == record["model"]["chosen"] else _text(method)
-        interval = f"{100 * one['low']:.1f} – {100 * one['high']:.1f}"
-        rows.append(f"| {name} | {one['n']} | {one['correct']} | {100 * one['accuracy']:.1f} | {interval} |")
-    return "\n".join(rows) + "\n"
+    rows = accuracy_rows(record, record["model"]["chosen"])
+    return "\n".join(rows or ["Not measured: there were no test images."]) + "\n"
 
 
 def _speed(record: Mapping[str, Any]) -> str:
-    if not record["latency"]:
+    rows = speed_rows(record)
+    if not rows:
         return "Not measured. Measure it on the device: `python -m tinyforge_device bench .`\n"
-    rows = ["| model | p50 ms | p90 ms | p99 ms | runs | peak RSS MiB |", "|---|---:|---:|---:|---:|---:|"]
-    for name, one in record["latency"].items():
-        values = [one.get(key) for key in ("p50_ms", "p90_ms", "p99_ms", "runs", "peak_rss_mib")]
-        rows.append(
-            f"| {_text(name)} | " + " | ".join("–" if value is None else f"{value:g}" for value in values) + " |"
-        )
     where = next(iter(record["latency"].values()))["machine"].get("cpu")
-    on = f", on {_text(where)}" if where else ""
+    on = f", on {one_line(where)}" if where else ""
     return "\n".join(rows) + (
         f"\n\nInference of one image, {_threads(record)}{on}. On another machine another model may be the faster one: "
         "`python -m tinyforge_device bench . --variant all` measures every model of the bundle there.\n"
@@ -130,7 +120,7 @@ def _input(record: Mapping[str, Any]) -> str:
 
 
 def _licences(record: Mapping[str, Any]) -> str:
-    lines = [f"- {_text(one['name'])}: {_text(one['licence'])}" for one in record["licences"]]
+    lines = [f"- {one_line(one['name'])}: {one_line(one['licence'])}" for one in record["licences"]]
     return "\n".join(lines or ["- tinyforge_device: Apache-2.0"]) + "\n"
 
 
@@ -138,16 +128,7 @@ def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body.rstrip()}\n"
 
 
-def _text(value: Any) -> str:
-    """Text of the user inside Markdown: no markup, no line break, no table cell."""
-    return _escaped(" ".join(str(value).split()))
-
-
 def _prose(value: Any) -> str:
     """A sentence in which `code` stays code."""
     parts = CODE.split(" ".join(str(value).split()))
-    return "".join(part if CODE.fullmatch(part) else _escaped(part) for part in parts)
-
-
-def _escaped(text: str) -> str:
-    return MARKUP.sub(lambda found: f"\\{found[0]}", text)
+    return "".join(part if CODE.fullmatch(part) else escaped(part) for part in parts)

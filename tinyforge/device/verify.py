@@ -8,16 +8,21 @@ Whoever distrusts a bundle verifies it with a TinyForge of their own: the copy i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, hash_faults, load_bundle
+from .bundle import Bundle, Variant, hash_faults, load_bundle
+from .card import numbers, numbers_in
 from .claims import SECTIONS, claims
-from .folder import BundleFault
+from .folder import BundleFault, read_bytes
 from .metadata import read_metadata
 from .seal import RECORD, uncovered
 from .selftest import Outcome, run_selftest
+
+CARD = "README.md"
+INT8 = {".onnx": b'"\x10DequantizeLinear', ".xml": b'type="FakeQuantize"'}  # an operator's type, as the files hold it
 
 
 def verify_bundle(path: str | Path, digest: str | None = None) -> Outcome:
@@ -63,6 +68,19 @@ def _claim_faults(bundle: Bundle) -> Iterator[tuple[str, str, str | None]]:
         for where, claimed, found in leaves(record[section], true[section], section):
             same = type(claimed) is type(found) and claimed == found
             yield section, where, None if same else _told(claimed, found)
+    yield "card", CARD, _card_fault(bundle, true)
+
+
+def _card_fault(bundle: Bundle, true: Mapping[str, Any]) -> str | None:
+    """The first line of README.md's certificate and tables that is not as the raw data give it."""
+    try:
+        found = numbers_in(read_bytes(bundle.root, CARD).decode("utf-8", "replace"))
+    except BundleFault as fault:
+        return f"cannot be checked: {fault}"
+    for line, wanted in zip_longest(found, numbers(true, bundle.chosen), fillvalue=ABSENT):
+        if line != wanted:
+            return f"says {_short(line)}, the raw data {_short(wanted)}"
+    return None
 
 
 ABSENT = "absent"
@@ -102,6 +120,15 @@ def _metadata_faults(bundle: Bundle) -> Iterator[tuple[str, str | None]]:
             continue
         for key, value in expected.items():
             yield where, _metadata_fault(found.get(key), value, key)
+        yield where, _precision_fault(bundle.root / where, variant)
+
+
+def _precision_fault(path: Path, variant: Variant) -> str | None:
+    """Whether it is an int8 model can be read off the file; fp16 weights are not told from fp32 ones."""
+    found = INT8.get(path.suffix, INT8[".onnx"]) in path.read_bytes()
+    if found == (variant.precision == "int8"):
+        return None
+    return f"'precision' is {variant.precision!r}, but the model file has {'' if found else 'no '}int8 operators"
 
 
 def _metadata_fault(text: str | None, expected: Any, key: str) -> str | None:
