@@ -53,7 +53,7 @@ def work(road: Road, partial: Partial) -> None:
     )  # fmt: skip
     job.log(f"compress: {len(made)} models on real images")
     model_spec = pixel_spec(spec) if wanted.embed_preprocessing else spec
-    measured = [measured_on_real_images(road, partial, one, student, spec, model_spec) for one in made]
+    measured = measured_on_real_images(road, partial, made, student, spec, model_spec)
     partial.write_json(
         "compress.json",
         {
@@ -168,23 +168,25 @@ def lesson(road: Road, calibration: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measured_on_real_images(
-    road: Road, partial: Partial, variant: Any, student: Any, spec: Any, model_spec: Any
-) -> dict[str, Any]:
-    """The model's answers on the test images, or on the supports where there are none; its worst image as PNG."""
+    road: Road, partial: Partial, made: Sequence[Any], student: Any, spec: Any, model_spec: Any
+) -> list[dict[str, Any]]:
+    """Each model's answers on the test images, or on the supports where there are none; its worst image as PNG."""
     from tinyforge.compress.parity import torch_logits
     from tinyforge.compress.variants import measure
     from tinyforge.device.preprocess import normalise
 
     test, support = road.inputs.test, road.inputs.support
-    images = support if test is None else test
+    images, target = support if test is None else test, road.job.target
     pixels = np.stack([resize(rgb, spec) for rgb in images.rgb])
-    found = measure(
-        variant, partial.path / "models", torch_logits(student, normalise(pixels, spec)), pixels, model_spec,
-        road.recipe.compress, labels=None if test is None else test.labels, threads=road.job.target.threads,
-        exact_int8=road.job.target.exact_int8,
-    )  # fmt: skip
-    if found.logits is not None:
-        partial.write(f"worst/{variant.name}.png", png(images.items[found.parity.worst_image].rgb))
-        if test is not None:
-            partial.write_json(f"predictions/{variant.name}.json", predictions(test, found.logits))
-    return found.to_json()
+    expected, verdicts = torch_logits(student, normalise(pixels, spec)), []
+    for variant in made:
+        found = measure(
+            variant, partial.path / "models", expected, pixels, model_spec, road.recipe.compress,
+            labels=None if test is None else test.labels, threads=target.threads, exact_int8=target.exact_int8,
+        )  # fmt: skip
+        verdicts.append(found.to_json())
+        if found.logits is not None:
+            partial.write(f"worst/{variant.name}.png", png(images.items[found.parity.worst_image].rgb))
+            if test is not None:
+                partial.write_json(f"predictions/{variant.name}.json", predictions(test, found.logits))
+    return verdicts
