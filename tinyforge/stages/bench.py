@@ -63,10 +63,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
     contenders = [contender(one, latency, scores, compressed["verdicts"]) for one in made]
     chosen, table = raced.choice(contenders) if raced else choose_variant(contenders, job.target.models)
     left_out = {one.name for one in made} - {chosen, REFERENCE}
-    if chosen in scores and scores[chosen]["low"] <= 1 / len(road.inputs.support.classes):
-        road.warn(
-            f"{chosen} is not shown to be better than guessing: more images per class, or fewer classes, would help"
-        )
+    warn_of_chance(road, chosen, scores)
     remarks = remarks_of(road, raced, compressed, busy_note(latency, machine))
     contents = Contents(
         name=road.recipe.name,
@@ -102,6 +99,14 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
         "variants": [{**one.to_json(), **(summary(latency[one.name]) if one.name in latency else {})} for one in table],
         "machine": machine,
     }
+
+
+def warn_of_chance(road: Road, chosen: str, scores: Mapping[str, Any]) -> None:
+    """Where the test images do not show the chosen model to be better than guessing."""
+    if chosen in scores and scores[chosen]["low"] <= 1 / len(road.inputs.support.classes):
+        road.warn(
+            f"{chosen} is not shown to be better than guessing: more images per class, or fewer classes, would help"
+        )
 
 
 def remarks_of(road: Road, raced: Raced | None, compressed: Mapping[str, Any], busy: str) -> list[str]:

@@ -25,6 +25,7 @@ from tinyforge.store import Partial
 def settings(road: Road) -> dict[str, Any]:
     return {
         "compress": road.recipe.compress.model_dump(mode="json"),
+        "kinds": kinds(road),
         "opset": road.job.target.opset,
         "threads": road.job.target.threads,
         "exact_int8": road.job.target.exact_int8,
@@ -33,12 +34,18 @@ def settings(road: Road) -> dict[str, Any]:
     }
 
 
+def kinds(road: Road) -> list[str]:
+    """The model kinds of the recipe that the target may run; the fp32 reference is made besides."""
+    return [kind for kind in road.recipe.compress.precisions if kind in road.job.target.models]
+
+
 def work(road: Road, partial: Partial) -> None:
     from tinyforge.compress.calibration import refuse_overlap
     from tinyforge.compress.embed import pixel_spec
     from tinyforge.compress.variants import make_variants, warnings, x86_warnings
 
-    job, wanted, target, test = road.job, road.recipe.compress, road.job.target, road.inputs.test
+    job, target, test = road.job, road.job.target, road.inputs.test
+    wanted = road.recipe.compress.model_copy(update={"precisions": kinds(road)})
     job.log("compress: export to ONNX")
     student, spec = load_student(road)
     calibration, held_out, labels = shares(road, spec)
