@@ -1,5 +1,6 @@
 """The whole road on a tiny backbone: what it leaves, what it reuses, and that kill -9 changes nothing."""
 
+import hashlib
 import html
 import json
 import os
@@ -51,7 +52,18 @@ def test_a_build_leaves_a_bundle_that_verifies(built):
     assert all(
         score["n"] == 16 and score["low"] <= score["accuracy"] <= score["high"] for score in result["scores"].values()
     )
-    assert result["chosen"].startswith("onnx")  # the Pi's recipe; OpenVINO models are measured, not eligible
+    assert result["chosen"].startswith("onnx")  # the Pi's recipe
+    assert "openvino-int8" not in {one["name"] for one in result["variants"]}, "the Pi does not run it"
+
+
+def test_a_bundle_says_what_its_ranges_were_calibrated_on(built):
+    recipe, out, result = built
+    record = load_bundle(result["bundle"]).record
+    told = record["provenance"]["calibration"]
+    made = json.loads(next((out / "store").glob("compress-*/compress.json")).read_text())["calibration_sha256"]
+    assert told["images"] == len(made) == recipe.compress.calibration_images
+    assert told["sha256"] == hashlib.sha256("".join(made).encode()).hexdigest()
+    assert record["model"]["variants"]["onnx-int8"]["exact_int8"], "an Arm board's sums are exact"
 
 
 @pytest.mark.parametrize(

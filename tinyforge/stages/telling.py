@@ -1,5 +1,6 @@
 """What a finished build tells of itself: report, provenance, licences, notes."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -135,6 +136,7 @@ def provenance(road: Road) -> dict[str, dict[str, Any]]:
     """Where everything comes from. No time of day, no path of this machine."""
     known = origins(road)
     distilled, inverted = road.done["distill"].json("distill.json"), road.done["invert"].json("invert.json")
+    calibrated = road.done["compress"].json("compress.json")["calibration_sha256"]
     return {
         "recipe": {"name": road.recipe.name, "seed": road.recipe.seed, "target": road.job.target.name},
         "data": {**road.inputs.describe(), "support_sha256": road.support_hash},
@@ -156,6 +158,10 @@ def provenance(road: Road) -> dict[str, dict[str, Any]]:
             "mean_plain_ddim_latent_mse": float(np.mean(inverted["plain_ddim_latent_mse"])),
         },
         "synthetic": {"shipped_student": distilled["shipped"], "agreement": distilled["agreement"]},
+        "calibration": {
+            "images": len(calibrated),
+            "sha256": hashlib.sha256("".join(calibrated).encode()).hexdigest(),  # of the inputs' own, in order
+        },
         "stages": {name: one.key for name, one in road.done.items()},
         "machine": describe_machine(),
         "versions": {name: version(name) for name in LIBRARIES},
