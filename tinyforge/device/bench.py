@@ -123,11 +123,15 @@ class Taken:
 def _take_turns(
     workers: Sequence[Worker], seconds: float, min_runs: int, meter: Any, samples: list[dict[str, Any]], root: Path
 ) -> list[Taken]:
-    """Rounds of blocks until each arm has its time and its runs; appends to ``samples``."""
+    """Rounds of blocks, MIN_BLOCKS or more, until each arm has its time and its runs; appends to ``samples``."""
     taken = [Taken() for _ in workers]
     block_seconds, block_runs = min(BLOCK_SECONDS, seconds / MIN_BLOCKS), math.ceil(min_runs / MIN_BLOCKS)
     order, sampled = list(range(len(workers))), time.monotonic()
-    while any(one.seconds < seconds or len(one.raw_us["infer"]) < min_runs for one in taken):
+
+    def wants_more(one: Taken) -> bool:
+        return one.seconds < seconds or len(one.raw_us["infer"]) < min_runs or len(one.block_p50_us) < MIN_BLOCKS
+
+    while any(map(wants_more, taken)):
         for index in order:
             before, start = meter.joules() if meter else 0.0, time.monotonic()
             block = workers[index].block(block_seconds, block_runs)

@@ -117,7 +117,8 @@ class Backbone:
         steps = torch.as_tensor(t, device=self.device).expand(len(z))
         inputs = self._inward(z), steps, self._inward(cond)
         for_gradient = torch.is_grad_enabled() and (z.requires_grad or cond.requires_grad)
-        output = (eager(self.unet) if for_gradient else self.engine.predict)(*inputs).to(z.dtype)
+        predict = eager(self.unet) if for_gradient or self.engine.predict is None else self.engine.predict
+        output = predict(*inputs).to(z.dtype)
         if self.prediction_type == "epsilon":
             return output
         abar = self.alphas_cumprod[torch.as_tensor(t).cpu()].to(z).reshape(-1, 1, 1, 1)
@@ -276,7 +277,7 @@ def _assemble(
     alphas_cumprod, final_alpha = noise_levels(scheduler, name)
     prediction_type = scheduler.get("prediction_type", "epsilon")
     kept = scheduler, alphas_cumprod, final_alpha, prediction_type
-    return Backbone(*identity, *parts, *kept, device, dtype, plan, Engine("eager", eager(unet)))
+    return Backbone(*identity, *parts, *kept, device, dtype, plan, Engine("eager"))
 
 
 def noise_levels(scheduler: dict[str, Any], name: str) -> tuple[Tensor, float]:

@@ -82,12 +82,18 @@ ENGINES: dict[str, Callable[[Any], Predict]] = {"eager": eager, "compiled": comp
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """seconds: of a forward pass by each engine that was measured. failed: why another could not be."""
+    """predict: None for eager, which is the UNet itself. seconds: of a forward pass by each engine that was measured.
+    failed: why another could not be.
+    """
 
     name: str
-    predict: Predict
+    predict: Predict | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+
+
+def _engine(name: str, predict: Predict, *found: dict[str, Any]) -> Engine:
+    return Engine(name, None if name == "eager" else predict, *found)
 
 
 def open_engine(name: str, unet: Any, batch_size: int, identity: str, memory: Path | None = None) -> Engine:
@@ -100,7 +106,7 @@ def open_engine(name: str, unet: Any, batch_size: int, identity: str, memory: Pa
     if name not in ENGINES:
         raise RecipeError(f"speed.engine '{name}' is none of {['auto', *ENGINES]}")
     try:
-        return Engine(name, ENGINES[name](unet))
+        return _engine(name, ENGINES[name](unet))
     except Exception as fault:  # the libraries' faults have no common base
         raise MissingError(f"speed.engine '{name}' does not work here: {_line(fault)}; use 'eager'") from fault
 
@@ -111,7 +117,7 @@ def _fastest(unet: Any, batch_size: int, identity: str, memory: Path | None) -> 
     known = json.loads(memory.read_text(encoding="utf-8")) if memory is not None and memory.is_file() else {}
     if key in known:
         record = known[key]
-        return Engine(record["name"], ENGINES[record["name"]](unet), record["seconds"], record["failed"])
+        return _engine(record["name"], ENGINES[record["name"]](unet), record["seconds"], record["failed"])
     made, failed = usable(unet, batch_size)
     seconds = measure(made, sample(unet, batch_size))
     name = quickest(seconds)
@@ -119,7 +125,7 @@ def _fastest(unet: Any, batch_size: int, identity: str, memory: Path | None) -> 
         known[key] = {"name": name, "seconds": seconds, "failed": failed}
         memory.parent.mkdir(parents=True, exist_ok=True)
         memory.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    return Engine(name, made[name], seconds, failed)
+    return _engine(name, made[name], seconds, failed)
 
 
 def usable(unet: Any, batch_size: int) -> tuple[dict[str, Predict], dict[str, str]]:
