@@ -97,17 +97,16 @@ def median(values: list[float]) -> float:
 
 
 def summary(draws: list[dict[str, Any]]) -> str:
-    """One table per number of shots: each row against the defaults, paired by seed."""
+    """One table per number of shots: each row against the defaults, paired by seed, on the draws that have the row."""
     parts = []
     for shots in sorted({draw["shots"] for draw in draws}):
         chosen = [draw for draw in draws if draw["shots"] == shots]
-        names = [name for name in VARIANTS if all(name in draw["rows"] for draw in chosen)]
-        seeds = ", ".join(str(draw["seed"]) for draw in chosen)
-        answers = sum(draw["rows"][REFERENCE]["n"] for draw in chosen)
-        head = ["row", "accuracy %", f"minus {REFERENCE} (95 %)", "invert s", "synthesize s", "student s", "all s",
-                "points a minute", "PSNR dB", "kept %"]  # fmt: skip
-        rows = [[name, *row(chosen, name)] for name in names]
-        parts.append(f"{shots} shot(s), seeds {seeds}, n = {answers} answers\n{table(head, rows)}")
+        have = {name: [draw for draw in chosen if name in draw["rows"]] for name in VARIANTS}
+        n = chosen[0]["rows"][REFERENCE]["n"]
+        head = ["row", "draws", "accuracy %", f"minus {REFERENCE} (95 %)", "invert s", "synthesize s", "student s",
+                "all s", "points a minute", "PSNR dB", "kept %"]  # fmt: skip
+        rows = [[name, str(len(own)), *row(own, name)] for name, own in have.items() if own]
+        parts.append(f"{shots} shot(s), n = {n} answers a draw\n{table(head, rows)}")
     return "\n\n".join(parts)
 
 
