@@ -24,11 +24,13 @@ def test_rows_are_compared_with_the_defaults_draw_by_draw(knee):
         {"seed": seed, "shots": 1, "rows": {"default": row(0.5 + seed / 10, 10), "paper": row(0.52 + seed / 10, 100)}}
         for seed in (0, 1)
     ]
+    draws[0]["rows"]["5 epochs"] = row(0.4, 5)
     told = knee.summary(draws)
-    assert "1 shot(s), seeds 0, 1, n = 200 answers" in told
+    assert "1 shot(s), n = 100 answers a draw" in told
     paper = next(line for line in told.splitlines() if line.startswith("paper"))
     assert "+2.00 (+2.00 to +2.00)" in paper
     assert "300.0" in paper  # seconds of all stages
+    assert [line.split()[2] for line in told.splitlines() if line.startswith("5 epochs")] == ["1"]  # one draw has it
     assert f"{60 * 57 / 300:.1f}" in paper  # points a minute
 
 
