@@ -264,6 +264,11 @@ class TestBundle:
         assert result.exit_code == 2
         assert "it has onnx-fp32, openvino-fp16" in result.stderr
 
+    def test_a_digest_that_is_none_is_wrong_usage(self, own_bundle):
+        result = run("verify", own_bundle, "--digest", "abc")
+        assert result.exit_code == 2
+        assert "64 hexadecimal digits" in result.stderr
+
     def test_verify(self, own_bundle):
         result = run("verify", own_bundle)
         assert result.exit_code == 0, result.stdout

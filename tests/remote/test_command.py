@@ -86,3 +86,23 @@ def test_wrong_options_are_wrong_usage(options, words, tmp_path):
     result = CliRunner().invoke(program, ["bench", str(tmp_path), *options])
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--variant", "nope"], "no variant 'nope'"),
+        (["--images", "cut.png"], "cut.png: "),
+        (["--images", "missing.png"], "there is no such image"),
+        (["--test", "missing"], "missing: is not a folder"),
+        (["--test", "strange"], "no class of this bundle"),
+    ],
+)
+def test_what_no_board_could_measure_is_told_before_any_is_asked(bundle, options, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "strange/no-such-class").mkdir(parents=True)
+    monkeypatch.setattr("tinyforge.remote.board.Connection", None)  # nobody is asked
+    result = CliRunner().invoke(program, ["bench", str(bundle), "--device", "ssh://pi@nowhere", *options])
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr

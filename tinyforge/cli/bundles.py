@@ -1,5 +1,6 @@
 """What is done with a finished bundle. Nothing here imports torch."""
 
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def _bench_there(bundle: Path, devices: tuple[str, ...], ssh_config: Path | None
 
     wish = remote.Wish(
         bundle,
+        variants=[name for name in how["variants"] if name != "all"],
         options=remote.bench_options(how["variants"], how["threads"], how["seconds"], how["runs"], how["warmup"]),
         images=how["images"],
         test=how["test"],
@@ -122,9 +124,11 @@ def inspect(bundle: Path) -> Answer:
 )
 def verify(bundle: Path, digest: str | None) -> Answer:
     """Check a bundle: hashes, golden vectors, every number."""
-    from tinyforge.device.report import outcome_text
+    from tinyforge.device.report import counted, outcome_text
     from tinyforge.device.verify import verify_bundle
 
+    if digest is not None and not re.fullmatch("[0-9a-fA-F]{64}", digest.strip()):
+        raise UsageError(f"--digest {digest}: is no sha256, which has 64 hexadecimal digits")
     outcome = verify_bundle(bundle, digest).to_json()
-    failure = None if outcome["ok"] else GateError(f"{len(outcome['faults'])} checks failed")
+    failure = None if outcome["ok"] else GateError(f"{counted(len(outcome['faults']), 'check')} failed")
     return Answer(outcome, outcome_text(outcome, "verify"), failure)

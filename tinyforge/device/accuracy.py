@@ -19,9 +19,11 @@ MAX_TOLD = 5
 def labelled_images(folder: str | Path, classes: Sequence[str]) -> list[tuple[str, int]]:
     """(path below ``folder``, class index) of ``folder``/<class>/<image>, hidden files aside, sorted.
 
-    Raises BundleFault when there is no image, or a folder is not a class.
+    Raises BundleFault when there is no folder or no image, or a folder is not a class.
     """
     root = Path(folder)
+    if not root.is_dir():
+        raise BundleFault(f"{root}: there is no such folder of test images")
     folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith("."))
     strange = [path.name for path in folders if path.name not in classes]
     if strange:

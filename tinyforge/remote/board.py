@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tinyforge.device.accuracy import labelled_images
 from tinyforge.device.bundle import Bundle, load_bundle
 from tinyforge.device.folder import file_sha256
-from tinyforge.errors import DeviceError, RecipeError, TinyForgeError, UsageError
+from tinyforge.device.preprocess import DecodeFault, decode
+from tinyforge.errors import DataError, DeviceError, MissingError, RecipeError, TinyForgeError, UsageError
 from tinyforge.loading import load_target
 
 from .address import Address
@@ -32,13 +34,15 @@ Log = Callable[[str], None]
 class Wish:
     """What to do on every board.
 
-    options: of ``python -m tinyforge_device bench``. images, test: files and a labelled folder of this machine to take
-    along. wheels: a folder of wheels, instead of an index. python: one there that has the packages already.
-    keep: leave everything there, for the next run. any_board: also where the architecture is not the target's.
+    options: of ``python -m tinyforge_device bench``. variants: the models that these name. images, test: files and a
+    labelled folder of this machine to take along. wheels: a folder of wheels, instead of an index. python: one there
+    that has the packages already. keep: leave everything there, for the next run. any_board: also where the
+    architecture is not the target's.
     """
 
     bundle: Path
     options: Sequence[str] = ()
+    variants: Sequence[str] = ()
     images: Sequence[Path] = ()
     test: Path | None = None
     wheels: Path | None = None
@@ -65,6 +69,7 @@ def bench_boards(
         raise UsageError(f"{twice[0]} is given twice: two measurements on one board would disturb each other")
     if config and not config.is_file():
         raise UsageError(f"{config}: there is no such OpenSSH configuration")
+    check_wish(wish)
 
     def one(address: Address) -> dict[str, Any]:
         try:
@@ -75,6 +80,21 @@ def bench_boards(
 
     with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
         return list(pool.map(one, addresses))
+
+
+def check_wish(wish: Wish) -> None:
+    """Raise UsageError, DataError or BundleFault for what no board could measure, before any is asked."""
+    bundle = load_bundle(wish.bundle)
+    cargo(bundle, wish)
+    for name in wish.variants:
+        bundle.variant(name)
+    for image in wish.images:
+        try:
+            decode(image)
+        except DecodeFault as fault:
+            raise DataError(f"{image}: {fault}") from fault
+    if wish.test:
+        labelled_images(wish.test, bundle.classes)
 
 
 def bench_board(
@@ -182,13 +202,13 @@ class _There:
         return answer["python"]
 
     def run(self, tree: str, argv: list[str]) -> dict[str, Any]:
-        """The JSON that a command of the device package prints; exit code 1 is an answer too."""
+        """The JSON that a command of the device package prints; exit code 1 is an answer too, 2 and 3 are as here."""
         answer = self.do("run", name=tree, argv=argv)
         if answer["code"] in (0, 1):
             with suppress(ValueError):
                 return json.loads(answer["stdout"])
         last = (answer["stderr"].strip().splitlines() or ["no message"])[-1]
-        raise DeviceError(
+        raise {2: UsageError, 3: MissingError}.get(answer["code"], DeviceError)(
             f"{self._connection.address}: '{' '.join(argv[3:5])}' ended there with code {answer['code']}: {last}"
         )
 
