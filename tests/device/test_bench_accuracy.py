@@ -40,8 +40,11 @@ def test_what_is_no_labelled_folder(folder, tmp_path):
     (folder / "violet").mkdir()
     with pytest.raises(BundleFault, match="violet: no class of this bundle, which has red, green, blue"):
         labelled_images(folder, CLASSES)
-    with pytest.raises(BundleFault, match="holds no images"):
+    with pytest.raises(BundleFault, match="there is no such folder of test images"):
         labelled_images(tmp_path / "absent", CLASSES)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BundleFault, match="holds no images"):
+        labelled_images(tmp_path / "empty", CLASSES)
 
 
 def test_all_unusable_images_are_named(built_bundle, folder):
