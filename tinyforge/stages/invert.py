@@ -15,7 +15,7 @@ import numpy as np
 from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.domain import floor_db
 from tinyforge.stages.pictures import as_batch, as_pixels, png
-from tinyforge.stages.road import Road
+from tinyforge.stages.road import Road, short_name
 from tinyforge.store import Partial
 
 
@@ -164,6 +164,6 @@ def check_domain(road: Road) -> None:
     if not in_domain(road):
         source, held = road.backbone_choice.source, held_db(road)
         road.warn(
-            f"these images are outside the domain of the backbone {source}: its autoencoder holds them to "
+            f"these images are outside the domain of the backbone {short_name(source)}: its autoencoder holds them to "
             f"{held:.1f} dB (below {floor_db(source):.0f}); use --backbone with a model of such images, e.g. sd15"
         )
