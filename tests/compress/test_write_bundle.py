@@ -64,6 +64,12 @@ def bundle(contents: Contents, tmp_path_factory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("bundles") / "digits-raspi4", contents)
 
 
+def test_int8_models_for_a_target_of_exact_sums_say_so_and_verify(contents: Contents, tmp_path: Path):
+    loaded = load_bundle(write_bundle(tmp_path / "digits-raspi4", replace(contents, exact_int8=True)))
+    assert {name: one.exact_int8 for name, one in loaded.variants.items()} == {"onnx-int8": True, "onnx-fp32": False}
+    assert verify_bundle(loaded.root).ok
+
+
 def test_the_device_reads_and_verifies_it(bundle: Path, contents: Contents, spec):
     loaded = load_bundle(bundle, check_hashes=True)
     assert (loaded.name, loaded.target, loaded.chosen) == ("digits", "raspi4", "onnx-int8")
