@@ -16,7 +16,7 @@ from tinyforge.stages.telling import confusion
 
 
 @given(
-    st.integers(1, 4),
+    st.integers(1, 40),
     st.integers(0, 30),
     st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]), min_size=1, max_size=4, unique=True),
 )
@@ -29,6 +29,8 @@ def test_a_plan_deals_supports_and_alphas_evenly(shots, images_per_class, alphas
         pairs = [(one.support, one.alpha) for one in made if one.label == label]
         counts = [pairs.count((s, a)) for s in np.flatnonzero(labels == label) for a in alphas]
         assert max(counts) - min(counts) <= 1
+        each = [sum(a == alpha for _, a in pairs) for alpha in alphas]
+        assert max(each) - min(each) <= 1, "also with more supports than images"
 
 
 def test_a_longer_plan_begins_with_the_shorter():

@@ -9,6 +9,7 @@
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +43,12 @@ def settings(road: Road) -> dict[str, Any]:
 
 
 def plan(labels: np.ndarray, num_classes: int, images_per_class: int, alphas: list[float]) -> list[Plan]:
-    """Supports in turn within a class, and the next alpha each time all of them have had theirs."""
+    """Supports in turn within a class, and alphas in turn, shifted by one whenever their pairs would come again."""
     made = []
     for label in range(num_classes):
         own = np.flatnonzero(labels == label).tolist()
         for index in range(images_per_class):
-            alpha = alphas[index // len(own) % len(alphas)]
+            alpha = alphas[(index + index // math.lcm(len(own), len(alphas))) % len(alphas)]
             made.append(Plan(f"images/{label:03d}/{index:05d}.png", label, index, own[index % len(own)], alpha))
     return made
 
