@@ -2,7 +2,7 @@
 
     python benchmarks/knee.py --seeds 0-4 --shots 1 5 --out benchmarks/results/knee
 
-One change at a time from the defaults, on the sample task. A row is the student of supports and synthetic images,
+One change at a time from one reference, on the sample task. A row is the student of supports and synthetic images,
 labelled by the teacher, made as a build makes it; every row of a draw has the same supports, teacher, views and seeds.
 Seconds are of the processor (one thread, all of the stage), so that other work on the machine matters little. One JSON
 per draw; what is there is kept, so an interrupted run goes on where it stopped.
@@ -27,10 +27,10 @@ from tinyforge.stages.distill import Classroom, adapted_teacher, predictions, sy
 from tinyforge.stages.trial import Way
 from tinyforge.store import write_atomic
 
-REFERENCE = "default"
+REFERENCE, SETTINGS = "reference", ["synthesize.images_per_class=60", "distill.epochs=10"]
 VARIANTS: dict[str, list[str]] = {
     REFERENCE: [],
-    "paper": ["preset=paper"],
+    "paper": ["preset=paper", "synthesize.images_per_class=100"],
     "25 steps of textual inversion": ["invert.ti_steps=25"],
     "50 steps of textual inversion": ["invert.ti_steps=50"],
     "200 steps of textual inversion": ["invert.ti_steps=200"],
@@ -51,7 +51,7 @@ VARIANTS: dict[str, list[str]] = {
     "20 epochs": ["distill.epochs=20"],
     "supports alone": ["distill.labels='class'"],
 }
-"""Row -> what of the recipe it changes. The last is the student without any synthetic image or teacher."""
+"""Row -> what it changes of the recipe with SETTINGS. The last: the student without any synthetic image or teacher."""
 ALONE = "supports alone"
 
 
@@ -63,7 +63,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def measure(name: str, seed: int, shots: int, out: Path) -> dict[str, Any]:
     """One row of one draw: accuracy on the test images, processor seconds by stage, and the inversion's errors."""
-    recipe = load_recipe("raspi", [f"seed={seed}", f"data.shots={shots}", *VARIANTS[name]])
+    recipe = load_recipe("raspi", [f"seed={seed}", f"data.shots={shots}", *SETTINGS, *VARIANTS[name]])
     road = start(Job(recipe, load_target(recipe.target), out / "forge", log=lambda text: None))
     seconds = {stage: staged(road, stage, out / "seconds") for stage in ("invert", "synthesize")}
     teacher = adapted_teacher(road, out / "teachers" / f"shots{shots}-seed{seed}")
@@ -97,7 +97,7 @@ def median(values: list[float]) -> float:
 
 
 def summary(draws: list[dict[str, Any]]) -> str:
-    """One table per number of shots: each row against the defaults, paired by seed, on the draws that have the row."""
+    """One table per number of shots: each row against the reference, paired by seed, on the draws that have the row."""
     parts = []
     for shots in sorted({draw["shots"] for draw in draws}):
         chosen = [draw for draw in draws if draw["shots"] == shots]

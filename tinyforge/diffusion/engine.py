@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tinyforge.cores import granted_cores
 from tinyforge.device.machine import describe_machine
 from tinyforge.errors import MissingError, RecipeError
+from tinyforge.store import write_atomic
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """z (B, C, h, w), timesteps (B,), cond (B, L, D) -> the UNet's output (B, C, h, w)."""
@@ -50,7 +51,7 @@ def compiled(unet: Any) -> Predict:
 
 
 def in_openvino(unet: Any) -> Predict:
-    """OpenVINO in float32 on the CPU: as many passes at a time as torch leaves cores to others, each in turn."""
+    """OpenVINO in float32 on the CPU: as many passes at a time as torch's threads leave cores for; others wait."""
     import openvino as ov
 
     weight, config = next(unet.parameters()), unet.config
@@ -123,8 +124,7 @@ def _fastest(unet: Any, batch_size: int, identity: str, memory: Path | None) -> 
     name = quickest(seconds)
     if memory is not None:
         known[key] = {"name": name, "seconds": seconds, "failed": failed}
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        write_atomic(memory, (json.dumps(known, indent=1) + "\n").encode())
     return _engine(name, made[name], seconds, failed)
 
 

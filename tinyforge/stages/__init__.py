@@ -51,7 +51,7 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
     road = start(Job(recipe, target, Path(out), **how))
     if until == "bench":
         check_place(road.bundle_path, road.recipe.name, target.name, overwrite=road.job.overwrite)
-    check_models(road)
+    check_models(road)  # ``advance`` does too, but here nothing has been written yet
     with in_use(road):
         advance(road, until)
         result: dict[str, Any] = {"stages": {name: str(one.path) for name, one in road.done.items()}}
