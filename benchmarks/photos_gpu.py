@@ -6,9 +6,10 @@
     python benchmarks/photos_gpu.py split --out run --to pieces                                               # there
     python benchmarks/photos_gpu.py join --pieces pieces --to photos                                          # here
 
-pack writes tar files of at most 60 MiB with 64 px WebP images, one folder per class, without the classes that
-photos.tsv excludes; they may be carried one by one. start unpacks them and trains in a process of its own, which
-outlives the shell that started it, writes run/log.txt, and goes on from its newest checkpoint when started again.
+pack writes tar files of at most 24 MiB with WebP images of at most 64 px, one folder per class, without the classes
+that photos.tsv excludes; they may be carried one by one. start unpacks them and trains in a process of its own, which
+outlives the shell that started it, writes run/log.txt, and goes on from its newest checkpoint when started again;
+train does the same and waits. --student timm:lcnet_050 also trains that student's starting weights.
 split cuts the exported weights into pieces of at most 16 MiB with their hashes; join checks them.
 """
 
@@ -21,9 +22,12 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-PART_BYTES, PIECE_BYTES, QUALITY = 60 * 2**20, 16 * 2**20, 90
+PART_BYTES, PIECE_BYTES, QUALITY = 24 * 2**20, 16 * 2**20, 75
+MARGIN = 0.75
+"""Of the minutes: optimiser, averages and the first steps of each shape are not in the steps that are timed."""
 
 
 def pack(data: list[Path], out: Path) -> None:
@@ -52,26 +56,53 @@ def write_part(file: Path, entries: list[tuple[str, bytes]]) -> None:
 
 def small_images(data: list[Path]) -> Iterator[tuple[str, bytes]]:
     """('<folder>/<number>.webp', encoded image) of every class folder that photos.tsv does not exclude."""
+    from tinyforge.embedded.pretrain import photos
+
+    known, counts, jobs = photos.known_folders(), {}, []
+    for folder in sorted(folder for root in data for folder in root.iterdir() if folder.is_dir()):
+        if folder.name in known and known[folder.name].role == "excluded":
+            continue
+        for file in photos.images_below(folder):
+            number = counts[folder.name] = counts.get(folder.name, -1) + 1
+            jobs.append((f"{folder.name}/{number:05d}.webp", file))
+    with ProcessPoolExecutor() as workers:
+        yield from workers.map(small_image, jobs, chunksize=200)
+
+
+def small_image(job: tuple[str, Path]) -> tuple[str, bytes]:
+    """(name, file) → (name, WebP of at most photos.SIZE px a side): smaller images keep their size."""
     from PIL import Image
 
     from tinyforge.device.preprocess import decode, resize
     from tinyforge.device.spec import InputSpec
     from tinyforge.embedded.pretrain import photos
 
-    spec, known, counts = InputSpec((photos.SIZE, photos.SIZE), resize="bicubic"), photos.known_folders(), {}
-    for folder in sorted(folder for root in data for folder in root.iterdir() if folder.is_dir()):
-        if folder.name in known and known[folder.name].role == "excluded":
-            continue
-        for file in photos.images_below(folder):
-            number = counts[folder.name] = counts.get(folder.name, -1) + 1
-            buffer = io.BytesIO()
-            Image.fromarray(resize(decode(file), spec)).save(buffer, "WEBP", quality=QUALITY)
-            yield f"{folder.name}/{number:05d}.webp", buffer.getvalue()
+    pixels, buffer = decode(job[1]), io.BytesIO()
+    if max(pixels.shape[:2]) > photos.SIZE:
+        pixels = resize(pixels, InputSpec((photos.SIZE, photos.SIZE), resize="bicubic"))
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=QUALITY)
+    return job[0], buffer.getvalue()
 
 
-def start(parts: Path, out: Path, minutes: float, device: str) -> None:
-    """Unpack what is not unpacked yet, and train in a session of its own."""
-    images = out / "images"
+def start(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> None:
+    """Run train in a session of its own, which outlives the caller's shell."""
+    out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, __file__, "train", "--parts", str(parts), "--out", str(out), "--device", device]
+    command += ["--minutes", str(minutes), *(word for name in students for word in ("--student", name))]
+    with (out / "log.txt").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    (out / "pid").write_text(str(process.pid))
+    print(f"process {process.pid}, log {out / 'log.txt'}")
+
+
+def train(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> None:
+    """Unpack what is not unpacked yet; then teacher, autoencoder and students side by side, then the UNet.
+
+    A GPU waits for the launches of one process: several of them are nearly as fast as one.
+    """
+    from tinyforge.embedded.pretrain import photos
+
+    began, images, pool = time.monotonic(), out / "images", out / "work" / "pool"
     images.mkdir(parents=True, exist_ok=True)
     for part in sorted(parts.glob("photos-*.tar")):
         done = out / f"{part.stem}.unpacked"
@@ -79,12 +110,32 @@ def start(parts: Path, out: Path, minutes: float, device: str) -> None:
             with tarfile.open(part) as archive:
                 archive.extractall(images, filter="data")
             done.touch()
-    command = [sys.executable, "-m", "tinyforge", "pretrain", "photos", "--data", str(images), "--out", str(out)]
-    command += ["--device", device, "--minutes", str(minutes)]
-    with (out / "log.txt").open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    (out / "pid").write_text(str(process.pid))
-    print(f"process {process.pid}, log {out / 'log.txt'}")
+    photos.ensure_pool([images], pool)
+
+    def pretrain(place: Path, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tinyforge", "pretrain", "photos", "--out", str(place), "--device", device]
+        return subprocess.Popen([*command, *words])
+
+    def left() -> float:
+        return minutes - (time.monotonic() - began) / 60
+
+    apprentices = []
+    for number, name in enumerate(students):
+        place = out / f"student-{number}"
+        (place / "work").mkdir(parents=True, exist_ok=True)
+        if not (place / "work" / "pool").exists():
+            (place / "work" / "pool").symlink_to(pool.resolve())
+        apprentices.append(pretrain(place, "--student", name, "--size", "64"))
+    first = MARGIN * left() / 2
+    together = [pretrain(out, "--part", part, "--minutes", f"{first:.3f}") for part in ("teacher", "autoencoder")]
+    ends = [process.wait() for process in together]
+    if any(ends):
+        sys.exit("the teacher or the autoencoder was not trained")
+    if pretrain(out, "--part", "unet", "--minutes", f"{max(0.1, MARGIN * left() - 0.4):.3f}").wait():
+        sys.exit("the UNet was not trained")
+    ends = [process.wait() for process in apprentices]
+    if any(ends):
+        sys.exit("a student's starting weights were not trained")
 
 
 def watch(out: Path, seconds: float) -> None:
@@ -102,6 +153,8 @@ def split(out: Path, to: Path) -> None:
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in ("backbone", "teacher", "classes.txt"):
             archive.add(out / name, arcname=name)
+        for folder in sorted(out.glob("student-*/students/*")):
+            archive.add(folder, arcname=f"students/{folder.name}")
     whole = buffer.getvalue()
     to.mkdir(parents=True, exist_ok=True)
     pieces = {}
@@ -133,11 +186,13 @@ def main() -> None:
     step = steps.add_parser("pack")
     step.add_argument("--data", type=Path, action="append", required=True)
     step.add_argument("--out", type=Path, required=True)
-    step = steps.add_parser("start")
-    step.add_argument("--parts", type=Path, required=True)
-    step.add_argument("--out", type=Path, required=True)
-    step.add_argument("--minutes", type=float, default=25.0)
-    step.add_argument("--device", default="cuda")
+    for name in ("start", "train"):
+        step = steps.add_parser(name)
+        step.add_argument("--parts", type=Path, required=True)
+        step.add_argument("--out", type=Path, required=True)
+        step.add_argument("--minutes", type=float, default=25.0)
+        step.add_argument("--device", default="cuda")
+        step.add_argument("--student", dest="students", action="append", default=[])
     step = steps.add_parser("watch")
     step.add_argument("--out", type=Path, required=True)
     step.add_argument("--seconds", type=float, default=60.0)
@@ -148,7 +203,9 @@ def main() -> None:
     step.add_argument("--pieces", type=Path, required=True)
     step.add_argument("--to", type=Path, required=True)
     options = vars(parser.parse_args())
-    {"pack": pack, "start": start, "watch": watch, "split": split, "join": join}[options.pop("step")](**options)
+    {"pack": pack, "start": start, "train": train, "watch": watch, "split": split, "join": join}[options.pop("step")](
+        **options
+    )
 
 
 if __name__ == "__main__":

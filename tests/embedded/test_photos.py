@@ -85,19 +85,35 @@ def test_views_stay_images_and_repeat_by_seed():
     assert whole.std() > 0.1
 
 
+SMALL = replace(
+    DESIGNS["photos"], batch={"teacher": 12, "autoencoder": 2, "unet": 2}, latents=8, each=4,
+    network={"widths": [8, 8], "depth": 1, "embedding_dim": 16}, vae_widths=(8, 8, 8, 8), unet_widths=(16, 32),
+    half_size=0.5, dtype="float32",
+)  # fmt: skip
+
+
+def trained(roots, out, **how):
+    source = photos.load_photos(out / "pool", roots)
+    steps = dict.fromkeys(SMALL.batch, 2)
+    return train_domain(replace(source, counts=source.counts * 10), out, SMALL, steps=steps, **how)
+
+
 def test_two_steps_of_everything_export_a_usable_folder(roots, tmp_path):
     from diffusers import StableDiffusionPipeline
 
-    source = photos.load_photos(tmp_path / "pool", roots)
-    small = replace(
-        DESIGNS["photos"], batch={"teacher": 12, "autoencoder": 2, "unet": 2}, latents=8, each=4,
-        network={"widths": [8, 8], "depth": 1, "embedding_dim": 16}, vae_widths=(8, 8, 8, 8), unet_widths=(16, 32),
-        half_size=0.5, dtype="float32",
-    )  # fmt: skip
-    out = train_domain(replace(source, counts=source.counts * 10), tmp_path, small, steps=dict.fromkeys(small.batch, 2))
+    out = trained(roots, tmp_path)
     pipeline = StableDiffusionPipeline.from_pretrained(out / "backbone", safety_checker=None, dtype=torch.float32)
     assert pipeline.vae.config.latent_channels == pipeline.unet.config.in_channels == 8
     assert "beetle\tval\theld out\n" in (out / "classes.txt").read_text()
+
+
+def test_parts_trained_one_by_one_are_those_of_one_run(roots, tmp_path):
+    whole = trained(roots, tmp_path / "whole")
+    for parts in (("autoencoder",), ("teacher",), ("unet",)):
+        single = trained(roots, tmp_path / "single", parts=parts)
+        assert (single / "backbone").is_dir() == (parts == ("unet",))
+    for file in ("teacher/model.safetensors", "backbone/unet/diffusion_pytorch_model.safetensors"):
+        assert (single / file).read_bytes() == (whole / file).read_bytes()
 
 
 def test_latents_are_encoded_once_for_each_autoencoder(roots, tmp_path):

@@ -26,6 +26,13 @@ from .running import PATH, Answer, options, program
     ),
     click.option("--out", required=True, type=PATH, help="Where the weights go."),
     click.option("--minutes", type=click.FloatRange(0, min_open=True), help="In all; default: 90 glyphs, 110 photos."),
+    click.option(
+        "--part",
+        "parts",
+        multiple=True,
+        type=click.Choice(["teacher", "autoencoder", "unet"]),
+        help="Train only this one, repeatable; the first two may be trained side by side.",
+    ),
     click.option("--student", metavar="NAME", help="photos: train only this student's starting weights."),
     click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Of --student."),
     click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Of --student: its pixels."),
@@ -38,6 +45,7 @@ def pretrain(
     data: tuple[Path, ...],
     out: Path,
     minutes: float | None,
+    parts: tuple[str, ...],
     student: str | None,
     epochs: int,
     size: int,
@@ -48,10 +56,12 @@ def pretrain(
         return _pretrain_student(domain, student, list(data), out, epochs=epochs, size=size, **how)
     from tinyforge.embedded import pretrain as module
 
+    parts = parts or module.PARTS
     usual = module.DESIGNS[domain].minutes
-    shares = None if minutes is None else {part: minutes * usual[part] / sum(usual.values()) for part in usual}
+    whole = sum(usual[part] for part in parts)
+    shares = None if minutes is None else {part: minutes * usual[part] / whole for part in parts}
     with closing(Progress()) as progress, redirect_stdout(sys.stderr):
-        how = {**how, "fonts": list(fonts) or None, "minutes": shares, "log": progress.log}
+        how = {**how, "fonts": list(fonts) or None, "minutes": shares, "parts": parts, "log": progress.log}
         try:
             folder = module.pretrain(domain, list(data), out, **how)
         except ValueError as fault:

@@ -5,7 +5,6 @@ Every part resumes from its newest checkpoint below out/work/ and ends with the 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -18,12 +17,15 @@ from tinyforge.embedded.network import build, load_teacher_network
 from tinyforge.folders import check_out
 
 from . import autoencoder, captions, export, loop, teacher, unet
-from .design import DESIGNS, Design
+from .design import DESIGNS, Design, design_for
 from .origin import check_device, require_origin
 from .photos import load_photos
 from .source import Source, glyph_origin, load_glyphs
 
-__all__ = ["DESIGNS", "Design", "pretrain", "train_domain"]
+__all__ = ["DESIGNS", "PARTS", "Design", "design_for", "pretrain", "train_domain"]
+
+PARTS = ("teacher", "autoencoder", "unet")
+"""In their order. The first two need nothing of each other; the last needs both."""
 
 
 def pretrain(
@@ -33,6 +35,7 @@ def pretrain(
     *,
     fonts: list[Path] | None = None,
     minutes: dict[str, float] | None = None,
+    parts: tuple[str, ...] = PARTS,
     seed: int = 0,
     resume: bool = True,
     device: str = "cpu",
@@ -42,7 +45,8 @@ def pretrain(
 
     data: of glyphs, Omniglot strokes_*.zip files or folders of them (may be empty); of photos, folders of class
     folders. fonts: folders searched for fonts. minutes: for each part; turned into a number of steps by timing a few,
-    and kept in out/work/steps.json. Raises ValueError for an unknown domain or device, glyphs without fonts, photos
+    and kept in out/work/<part>.steps. parts: which to train now, of PARTS; with "unet" also what it still lacks.
+    Raises ValueError for an unknown domain or device, glyphs without fonts, photos
     without data, and a pool in out/work that was made of other files; UsageError for an ``out`` that is no folder.
     """
     if domain not in DESIGNS:
@@ -60,10 +64,9 @@ def pretrain(
         if (pool / "classes.json").is_file():
             require_origin(pool, origin)
     source = load_photos(pool, data, device) if domain == "photos" else load_glyphs(pool, roots, data, seed)
-    design = DESIGNS[domain]
-    return train_domain(
-        source, out, design, minutes=design.minutes | (minutes or {}), seed=seed, resume=resume, device=device
-    )
+    design = design_for(domain, device)
+    minutes = design.minutes | (minutes or {})
+    return train_domain(source, out, design, minutes=minutes, parts=parts, seed=seed, resume=resume, device=device)
 
 
 def train_domain(
@@ -73,16 +76,20 @@ def train_domain(
     *,
     minutes: dict[str, float] | None = None,
     steps: dict[str, int] | None = None,
+    parts: tuple[str, ...] = PARTS,
     seed: int = 0,
     resume: bool = True,
     device: str = "cpu",
 ) -> Path:
-    """All parts of any domain, one after the other, then the export."""
+    """The parts of any domain, one after the other; each exports what it made."""
     run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device)
-    run.teacher()
-    vae_state = run.autoencoder()
-    run.backbone(vae_state)
-    (out / "classes.txt").write_text(class_list(source), encoding="utf-8")
+    if "teacher" in parts or ("unet" in parts and not (out / "teacher").is_dir()):
+        run.teacher()
+    if "autoencoder" in parts or "unet" in parts:
+        vae_state = run.autoencoder()
+    if "unet" in parts:
+        run.backbone(vae_state)
+        (out / "classes.txt").write_text(class_list(source), encoding="utf-8")
     return out
 
 
@@ -114,22 +121,24 @@ class Run:
         self.seed, self.resume, self.device = seed, resume, device
         self.work = out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
-        known = self.work / "steps.json"
-        self.steps = (json.loads(known.read_text()) if resume and known.is_file() else {}) | steps
+        known = {part: self.work / f"{part}.steps" for part in PARTS if resume}
+        self.steps = {part: int(file.read_text()) for part, file in known.items() if file.is_file()} | steps
 
     def _steps(self, part: str, loss_of: loop.LossOf, model: torch.nn.Module) -> int:
-        """Steps that fit the part's minutes, measured once on four passes and then kept."""
+        """Steps that fit the part's minutes, measured once on a few passes and then kept."""
         if part not in self.steps:
             model.to(self.device).train()
             began = 0.0
-            for step in range(4):
+            passes = 3 if self.device == "cpu" else 30
+            for step in range(1 + passes):
                 began = began if step > 1 else time.monotonic()
                 with loop.half_precision(self.device, self.design.dtype):
                     loss = loss_of(model, step, loop.generator(self.seed, step))
                 loss.backward()
+                loss.item()
             model.zero_grad(set_to_none=True)
-            self.steps[part] = max(10, int(self.minutes[part] * 60 / ((time.monotonic() - began) / 3)))
-        (self.work / "steps.json").write_text(json.dumps(self.steps))
+            self.steps[part] = max(10, int(self.minutes[part] * 60 / ((time.monotonic() - began) / passes)))
+        (self.work / f"{part}.steps").write_text(str(self.steps[part]))
         return self.steps[part]
 
     def _train(self, part: str, model: torch.nn.Module, loss_of: loop.LossOf, **plan: Any) -> dict[str, torch.Tensor]:
@@ -175,8 +184,8 @@ class Run:
         def draw(labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
             return self.source.draw(labels, gen, "autoencoder")
 
-        batch = self.design.batch["autoencoder"]
-        loss_of = autoencoder.loss_function(draw, self.source.weights, batch, device=self.device)
+        weights, batch = self.source.weights, self.design.batch["autoencoder"]
+        loss_of = autoencoder.loss_function(draw, weights, batch, device=self.device)
         ema = self._train("autoencoder", model, loss_of, lr=3e-3, warmup=50, weight_decay=0.0, ema=0.99, save_every=100)
         return export.part(ema, "vae.")
 
@@ -186,12 +195,12 @@ class Run:
     @torch.no_grad()
     def prototypes(self, classes: list[int]) -> torch.Tensor:
         """(C, D) mean unit features of fresh images of each class, by the teacher just trained."""
-        network, _ = load_teacher_network(self.out / "teacher")
+        network = load_teacher_network(self.out / "teacher")[0].to(self.device)
         features = []
         for c in classes:
             gen = torch.Generator().manual_seed(self.seed * 1_000_003 + 88_000_000 + c)
-            images = normalise(self.source.draw(torch.full((self.design.each,), c), gen, "unet").cpu())
-            features.append(torch.nn.functional.normalize(network(images), dim=-1).mean(0))
+            images = normalise(self.source.draw(torch.full((self.design.each,), c), gen, "unet").to(self.device))
+            features.append(torch.nn.functional.normalize(network(images), dim=-1).mean(0).cpu())
         return torch.stack(features)
 
     def backbone(self, vae_state: dict[str, torch.Tensor]) -> Path:
@@ -218,7 +227,7 @@ class Run:
         design, size = self.design, source.size // self.design.reduction
         model = unet.Denoiser(unet.build(size, design.unet_widths, channels=design.latent_channels))
         context = unet.contexts(text, captions.caption_ids(tokenizer, names, design.templates))
-        loss_of = unet.loss_function(latents, labels, context, design.batch["unet"], self.device)
+        loss_of = unet.loss_function(latents, labels, context, self.design.batch["unet"], self.device)
         ema = self._train("unet", model, loss_of, lr=1.5e-3, ema=0.999, floor=0.05, save_every=250)
         model.load_state_dict(ema)
         model.cpu()

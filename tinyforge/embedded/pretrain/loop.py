@@ -67,11 +67,10 @@ def half_precision(device: str, dtype: str) -> torch.autocast:
 def _averaged(state: dict[str, Tensor], new: dict[str, Tensor], decay: float) -> None:
     """EMA in place; counters and other integers are copied."""
     with torch.no_grad():
-        for name, value in state.items():
-            if value.is_floating_point():
-                value.lerp_(new[name].detach(), 1 - decay)
-            else:
-                value.copy_(new[name])
+        numbers = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_([state[name] for name in numbers], [new[name].detach() for name in numbers], 1 - decay)
+        for name in state.keys() - set(numbers):
+            state[name].copy_(new[name])
 
 
 def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
@@ -137,6 +136,7 @@ def train(
 
     loss_of(model, step, generator) → scalar. on_save(ema weights, step) is called after each checkpoint.
     """
+    torch.backends.cudnn.benchmark = True
     model.to(device).train()
     optimizer = _optimizer(model, plan)
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}

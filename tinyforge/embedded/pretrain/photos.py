@@ -13,8 +13,9 @@ import csv
 import json
 import logging
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -115,16 +116,15 @@ def photo_origin(groups: dict[tuple[str, str], list[Path]]) -> dict[str, object]
 
 
 def _read(files: list[tuple[int, Path]]) -> Iterator[tuple[int, np.ndarray | None]]:
-    spec = InputSpec((SIZE, SIZE), resize="bicubic")
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+        yield from workers.map(_read_one, files, chunksize=256)
 
-    def one(item: tuple[int, Path]) -> tuple[int, np.ndarray | None]:
-        try:
-            return item[0], resize(decode(item[1]), spec)
-        except DecodeFault:
-            return item[0], None
 
-    with ThreadPoolExecutor(2) as pool:
-        yield from pool.map(one, files)
+def _read_one(item: tuple[int, Path]) -> tuple[int, np.ndarray | None]:
+    try:
+        return item[0], resize(decode(item[1]), InputSpec((SIZE, SIZE), resize="bicubic"))
+    except DecodeFault:
+        return item[0], None
 
 
 def load_photos(cache: Path, roots: list[Path], device: str = "cpu") -> Source:

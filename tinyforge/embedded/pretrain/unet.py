@@ -100,8 +100,8 @@ def loss_function(
     captions.caption_ids: drop of the batch gets the empty prompt (last row), generic of it the
     generic words (the row before).
     """
-    alphas = scheduler().alphas_cumprod
-    weights = min_snr(alphas)
+    alphas = scheduler().alphas_cumprod.to(device)
+    weights, latents, context = min_snr(alphas), latents.to(device), context.to(device)
 
     def loss_of(model: nn.Module, step: int, gen: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (batch,), generator=gen)
@@ -109,12 +109,11 @@ def loss_function(
         which = torch.where(
             chance < drop, len(context) - 1, torch.where(chance < drop + generic, len(context) - 2, labels[rows])
         )
-        tokens = context[which, torch.randint(context.shape[1], (batch,), generator=gen)]
-        t = torch.randint(len(alphas), (batch,), generator=gen)
-        z = latents[rows].float()
-        noise = torch.randn(z.shape, generator=gen)
-        noisy = add_noise(z, noise, alphas[t])
-        error = (model(noisy.to(device), t.to(device), tokens.to(device)) - noise.to(device)).square().mean((1, 2, 3))
-        return (error * weights[t].to(device)).mean()
+        template = torch.randint(context.shape[1], (batch,), generator=gen)
+        t = torch.randint(len(alphas), (batch,), generator=gen).to(device)
+        z, tokens = latents[rows.to(device)].float(), context[which.to(device), template.to(device)]
+        noise = torch.randn(z.shape, generator=gen).to(device)
+        error = (model(add_noise(z, noise, alphas[t]), t, tokens) - noise).square().mean((1, 2, 3))
+        return (error * weights[t]).mean()
 
     return loss_of
