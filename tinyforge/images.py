@@ -1,4 +1,4 @@
-"""Labelled images: read and check a folder, a CSV or the sample task; split them.
+"""Labelled images: read and check a folder, a CSV or the sample task.
 
 Shapes: H W pixels, always uint8 RGB (H, W, 3), decoded by ``tinyforge.device.preprocess.decode`` and nothing else.
 """
@@ -21,7 +21,10 @@ from tinyforge.device.report import counted
 from tinyforge.errors import DataError, MissingError
 from tinyforge.registry import near_miss
 
-EXTENSIONS = frozenset(("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"))
+EXTENSIONS = frozenset(("jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"))
+UNREAD = frozenset(("heic", "heif", "avif", "jp2", "jxl", "dng", "cr2", "cr3", "nef", "arw", "raf", "psd", "svg"))
+"""Pictures that are not read here: an error, not a count of files that are none."""
+SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
 DIGITS = "digits"
 MAX_PIXELS = 100_000_000
 _RESIDENT_BYTES = 512 * 2**20  # decoded pixels kept in memory per set; the rest is decoded again when asked for
@@ -152,7 +155,7 @@ def read_images(
     order, order_faults = _class_order(listing.labels, classes, complete)
     items, file_faults = _read_entries(listing.entries, {name: i for i, name in enumerate(order)}, max_pixels)
     faults = [*listing.faults, *order_faults, *file_faults]
-    _raise_faults(source, faults if items or faults else ["holds no images"])
+    raise_faults(source, faults if items or faults else ["holds no images"])
     return ImageSet(order, tuple(sorted(items, key=lambda item: (item.label, item.name))), listing.ignored)
 
 
@@ -178,7 +181,7 @@ def read_digits() -> ImageSet:
 
 def _in_order(images: ImageSet, classes: Sequence[str] | None) -> ImageSet:
     order, faults = _class_order(frozenset(images.classes), classes, complete=True)
-    _raise_faults(DIGITS, faults)
+    raise_faults(DIGITS, faults)
     new = {images.classes.index(name): i for i, name in enumerate(order)}
     items = [replace(item, label=new[item.label]) for item in images.items]
     return ImageSet(order, tuple(sorted(items, key=lambda item: (item.label, item.name))))
@@ -196,8 +199,13 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def suffix(path: Path) -> str:
+    """'jpg' of 'a.JPG'."""
+    return path.suffix.lower().lstrip(".")
+
+
 def is_image(path: Path) -> bool:
-    return path.suffix.lower().lstrip(".") in EXTENSIONS
+    return suffix(path) in EXTENSIONS
 
 
 def files_below(root: Path, folder: Path, met: dict[tuple[int, int], Path]) -> tuple[list[Path], list[str]]:
@@ -245,11 +253,19 @@ def _list_folder(root: Path) -> _Listing:
     for folder in folders:
         files, strange = files_below(root, folder, met)
         found = [_Entry(path, _nfc(path.relative_to(root).as_posix()), _nfc(folder.name)) for path in files]
+        strange += [
+            f"{entry.name}: {entry.path.suffix} is not read; convert it to JPEG or PNG"
+            for entry in found
+            if suffix(entry.path) in UNREAD
+        ]
         found = [entry for entry in found if is_image(entry.path)]
         ignored += len(files) - len(found)
         entries += found
         faults += strange or ([] if found else [f"{folder.name}/: no images in it ({', '.join(sorted(EXTENSIONS))})"])
     faults += _look_alikes([folder.name for folder in folders])
+    if folders and {folder.name.casefold() for folder in folders} <= SPLITS:
+        names = ", ".join(folder.name for folder in folders)
+        faults = [f"its folders ({names}) are parts of a data set, not classes: give one as --data, another as --test"]
     return _Listing(tuple(entries), frozenset(_nfc(folder.name) for folder in folders), tuple(faults), ignored)
 
 
@@ -272,17 +288,17 @@ def _list_csv(path: Path) -> _Listing:
         raise DataError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        header = reader.fieldnames = [name.strip().casefold() for name in reader.fieldnames or []]
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise DataError(f"{path}: line {reader.line_num + 1}: {error}; is this a CSV (path,label)?") from error
-    if not {"path", "label"} <= set(header):
+    if not header.count("path") == header.count("label") == 1:
         raise DataError(f"{path}: the first line must be the header 'path,label', not '{','.join(header)}'")
     entries, faults, lines = [], [], {}
     for number, row in rows:
         where = f"line {number}"
         relative, label = (row["path"] or "").strip(), _nfc((row["label"] or "").strip())
-        file = path.parent / relative
+        file = _on_disk(path.parent, relative)
         name = _nfc(Path(os.path.relpath(file, path.parent)).as_posix())
         if not relative or not label:
             faults.append(f"{where}: needs both a path and a label")
@@ -293,6 +309,15 @@ def _list_csv(path: Path) -> _Listing:
             entries.append(_Entry(file, name, label))
     labels = frozenset(entry.label for entry in entries)
     return _Listing(tuple(entries), labels, (*faults, *_look_alikes(labels)))
+
+
+def _on_disk(folder: Path, relative: str) -> Path:
+    """The file that a line of a CSV means, written on another system: other unicode form, other slashes."""
+    for slashed in (relative, relative.replace("\\", "/")):
+        for form in (slashed, _nfc(slashed), unicodedata.normalize("NFD", slashed)):
+            if os.path.isfile(folder / form):  # noqa: PTH113 - False too of a name that no file can have
+                return folder / form
+    return folder / relative
 
 
 def _class_order(
@@ -329,58 +354,10 @@ def _read_entries(entries: Iterable[_Entry], labels: dict[str, int], max_pixels:
     return items, faults
 
 
-def _raise_faults(source: str | Path, faults: list[str]) -> None:
+def raise_faults(source: str | Path, faults: list[str]) -> None:
     if not faults:
         return
     listed = [f"  {fault}" for fault in faults[:_MAX_LISTED]]
     if len(faults) > _MAX_LISTED:
         listed.append(f"  ... and {len(faults) - _MAX_LISTED} more")
     raise DataError("\n".join([f"{source}: {counted(len(faults), 'problem')}", *listed]))
-
-
-# Splitting
-
-
-def _shuffled(images: ImageSet, seed: int) -> list[list[int]]:
-    """Per class, its indices in a seeded order that depends on the class name and its image names only."""
-    order = []
-    for label, name in enumerate(images.classes):
-        members = sorted(
-            (i for i, item in enumerate(images.items) if item.label == label), key=lambda i: images.items[i].name
-        )
-        digest = hashlib.sha256(json.dumps([seed, name]).encode()).digest()
-        generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
-        order.append([members[i] for i in generator.permutation(len(members))])
-    return order
-
-
-def _parts(images: ImageSet, test_indices: Iterable[int]) -> tuple[ImageSet, ImageSet]:
-    chosen = set(test_indices)
-    return images.subset(i for i in range(len(images)) if i not in chosen), images.subset(sorted(chosen))
-
-
-def k_shot_split(images: ImageSet, shots: int, seed: int) -> tuple[ImageSet, ImageSet | None]:
-    """(support with ``shots`` images per class, all others or None). Raises DataError: classes with too few images."""
-    short = [
-        f"class '{name}' has {counted(n, 'image')}, {shots} are needed"
-        for name, n in images.counts().items()
-        if n < shots
-    ]
-    _raise_faults(f"{counted(shots, 'shot')} per class", short)
-    support, test = _parts(images, (i for members in _shuffled(images, seed) for i in members[shots:]))
-    return support, test if len(test) else None
-
-
-def holdout_split(images: ImageSet, share: float, min_holdout: int, seed: int) -> tuple[ImageSet, ImageSet | None, str]:
-    """(support, test or None, why): ``share`` of each class is held out if that gives each ``min_holdout`` images."""
-    sizes = {name: int(share * n + 1e-9) for name, n in images.counts().items()}  # 0.29 * 100 is 28.999...
-    poorest = min(sizes, key=sizes.get)
-    if sizes[poorest] < min_holdout:
-        n = images.counts()[poorest]
-        why = f"{share:.0%} of the {n} of class '{poorest}' is {sizes[poorest]}, fewer than {min_holdout}"
-        return images, None, f"no images held out: {why}"
-    shuffled = _shuffled(images, seed)
-    support, test = _parts(
-        images, (i for members, k in zip(shuffled, sizes.values(), strict=True) for i in members[:k])
-    )
-    return support, test, f"{len(test)} of {len(images)} images held out for testing, {share:.0%} of every class"

@@ -16,10 +16,9 @@ from tinyforge.images import (
     ImageSet,
     Item,
     content_hash,
-    holdout_split,
-    k_shot_split,
     read_images,
 )
+from tinyforge.splits import holdout_split, k_shot_split
 
 
 def picture(seed: int, size: int = 24) -> np.ndarray:
@@ -82,6 +81,24 @@ class TestFolder:
         found = read_images(tmp_path)
         assert found.names == ("a/00.png", "a/deep/er/X.JPG", "b/00.png")
         assert found.ignored == 2
+
+    @pytest.mark.parametrize("name", ["a.heic", "a.AVIF", "raw.cr2"])
+    def test_pictures_that_it_does_not_read_are_named(self, tmp_path, name):
+        fill(tmp_path, {"a": 1, "b": 1})
+        (tmp_path / "a" / name).write_bytes(b"not read")
+        assert f"a/{name}: " in fault_lines(read_images, tmp_path)[1]
+        assert "convert it" in fault_lines(read_images, tmp_path)[1]
+
+    @pytest.mark.parametrize("name", ["a.jfif", "a.ppm"])
+    def test_less_usual_endings_are_read(self, tmp_path, name):
+        fill(tmp_path, {"a": 1, "b": 1})
+        Image.fromarray(picture(1)).save(tmp_path / "a" / name)
+        assert f"a/{name}" in read_images(tmp_path).names
+
+    def test_the_parts_of_a_data_set_are_no_classes(self, tmp_path):
+        fill(tmp_path, {"train/a": 1, "train/b": 1, "Test/a": 1})
+        assert "(Test, train) are parts of a data set" in fault_lines(read_images, tmp_path)[1]
+        assert read_images(tmp_path / "train").classes == ("a", "b")
 
     def test_names_every_faulty_file_with_its_reason(self, tmp_path):
         fill(tmp_path, {"a": 2, "b": 1})
@@ -225,6 +242,17 @@ class TestCsv:
         fill(tmp_path, {"x": 2})
         source = self.write(tmp_path, "\ufefflabel,note,path\none,n,x/00.png\ntwo,n,x/01.png\n")
         assert read_images(source).classes == ("one", "two")
+
+    @pytest.mark.parametrize("line", ["x\\00.png,one", unicodedata.normalize("NFD", "é.png") + ",one"])
+    def test_other_slashes_and_unicode_forms_find_their_file(self, tmp_path, line):
+        fill(tmp_path, {"x": 2})
+        write(tmp_path / unicodedata.normalize("NFC", "é.png"), picture(5))
+        found = read_images(self.write(tmp_path, f"Path,LABEL\n{line}\nx/01.png,two\n"))
+        assert found.names[0] in ("x/00.png", unicodedata.normalize("NFC", "é.png"))
+
+    def test_a_column_twice_is_told(self, tmp_path):
+        fill(tmp_path, {"x": 2})
+        assert "path,label" in fault_lines(read_images, self.write(tmp_path, "path,label,path\nx/00.png,a,b\n"))[0]
 
     def test_all_faulty_lines_are_named(self, tmp_path):
         fill(tmp_path, {"x": 2})

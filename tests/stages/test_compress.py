@@ -7,8 +7,9 @@ import pytest
 
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.verify import verify_bundle
-from tinyforge.images import k_shot_split, read_images
+from tinyforge.images import read_images
 from tinyforge.loading import load_recipe, load_target
+from tinyforge.splits import k_shot_split
 from tinyforge.stages import forge
 from tinyforge.stages.compress import Joined, evenly, support_views
 

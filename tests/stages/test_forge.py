@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.preprocess import decode
 from tinyforge.device.verify import verify_bundle
-from tinyforge.errors import BundleError, GateError, RecipeError, UsageError
+from tinyforge.errors import BundleError, GateError, MissingError, RecipeError, UsageError
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.stages import STAGES, dry_run, forge
 from tinyforge.store import Store
@@ -125,12 +126,44 @@ def test_more_images_do_not_invert_again_and_keep_the_first(built, forge_inputs)
     assert longer["stages"]["synthesize"] != result["stages"]["synthesize"]
 
 
-def test_other_test_images_do_not_change_what_is_learned_before_them(built, forge_inputs):
+def test_other_test_images_do_not_change_what_is_learned_before_them(built, forge_inputs, tmp_path):
     _, out, _ = built
-    plan = dry_run(
-        recipe_for(forge_inputs, 'data.test="' + str(forge_inputs[0]) + '"'), load_target("raspi4"), out, log=told([])
-    )
+    fewer = shutil.copytree(forge_inputs[1], tmp_path / "fewer")
+    next(fewer.rglob("*.png")).unlink()
+    plan = dry_run(recipe_for(forge_inputs, f'data.test="{fewer}"'), load_target("raspi4"), out, log=told([]))
     assert [stage["state"] for stage in plan[:2]] == ["done", "done"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("distill.student='conv5'", "no student 'conv5'"),
+        ("invert.upscale='nowhere.pth'", "no file nowhere.pth"),
+        ("invert.initializers={goose='bird'}", "goose"),
+        ("teacher.name='nowhere'", "no teacher at 'nowhere'"),
+        ("backbone.name='CompVis/nowhere'", "a dry run downloads nothing"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_build_would(forge_inputs, tmp_path, override, words):
+    recipe = recipe_for(forge_inputs, override)
+    with pytest.raises((RecipeError, MissingError), match=words):
+        dry_run(recipe, load_target(recipe.target), tmp_path / "out", log=told([]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_of_a_stage_ends_there(built):
+    recipe, out, _ = built
+    plan = dry_run(recipe, load_target(recipe.target), out, until="synthesize", log=told([]))
+    assert [step["stage"] for step in plan] == ["invert", "synthesize"]
+
+
+def test_another_upscaler_under_the_same_name_inverts_again(forge_inputs, tmp_path):
+    file, keys = tmp_path / "hat.pth", set()
+    for content in (b"one", b"two", b"one"):
+        file.write_bytes(content)
+        recipe = recipe_for(forge_inputs, f"invert.upscale='{file}'")
+        keys.add(dry_run(recipe, load_target(recipe.target), tmp_path, log=told([]))[0]["key"])
+    assert len(keys) == 2
 
 
 def test_reconstructions_are_nearer_than_plain_ddim(built):

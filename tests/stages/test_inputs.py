@@ -43,6 +43,11 @@ def test_a_test_set_that_was_asked_for_must_hold_images(photos, tmp_path, monkey
         read(photos, test=test)
 
 
+def test_test_images_that_are_the_supports_are_refused(photos):
+    with pytest.raises(DataError, match="every test image is a copy of a support"):
+        read(photos, test=str(photos))
+
+
 def test_a_picture_with_two_labels_is_warned_about(photos):
     assert read(photos).warnings == ()
     Image.open(photos / "a" / "1.png").save(photos / "b" / "copy.bmp")

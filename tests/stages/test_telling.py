@@ -5,7 +5,7 @@ import pytest
 from tinyforge.device.machine import usable_cores
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.stages import Job, start
-from tinyforge.stages.bench import Raced, remarks_of
+from tinyforge.stages.bench import Raced, remarks_of, warn_of_loss
 from tinyforge.stages.origins import licence_of_teacher, origins
 from tinyforge.stages.telling import busy_note, licences, notes
 
@@ -24,6 +24,7 @@ def test_models_that_ship_are_named_by_their_domain_with_their_licence(forge_inp
     assert licences(road) == [
         {"name": f"{domain} backbone", "licence": "Apache-2.0"},
         {"name": f"{domain} teacher", "licence": "Apache-2.0"},
+        *({"photos": [{"name": "student conv4 (photos starting weights)", "licence": "Apache-2.0"}]}.get(domain, [])),
         {"name": "tinyforge_device", "licence": "Apache-2.0"},
     ]
     assert origins(road)["teacher"]["name"] == f"{domain} teacher"
@@ -64,3 +65,13 @@ def test_the_note_on_latency_counts_the_threads_that_ran(forge_inputs):
     road = road_for(forge_inputs)
     used = min(road.job.target.threads, usable_cores())
     assert f"with {used} thread" in notes(road)[len(road.warnings)]
+
+
+@pytest.mark.parametrize(
+    ("drop", "low", "told"), [(0.02, 0.01, 1), (0.02, -0.01, 0), (0.005, 0.001, 0), (None, None, 0)]
+)
+def test_a_model_that_loses_more_on_the_test_images_than_its_gate_allows_is_warned_about(forge_inputs, drop, low, told):
+    road = road_for(forge_inputs, "compress.max_drop=0.01")
+    seen = drop and {"num_images": 1000, "drop": drop, "low": low, "high": 0.03}
+    warn_of_loss(road, "onnx-int8", [{"name": "onnx-fp32", "drop": None}, {"name": "onnx-int8", "drop": seen}])
+    assert sum("onnx-int8 loses 2.0% accuracy [1.0%, 3.0%]" in text for text in road.warnings) == told

@@ -90,7 +90,7 @@ def _forge(recipe: Any, target: Any, out: Path, dry_run: bool, until: str, how: 
     from tinyforge.summary import forged_text, plan_text
 
     if dry_run:
-        plan = stages.dry_run(recipe, target, out, **how)
+        plan = stages.dry_run(recipe, target, out, until=until, **how)
         return Answer(plan, plan_text(plan))
     result = stages.forge(recipe, target, out, until=until, **how)
     return Answer(result, forged_text(result))

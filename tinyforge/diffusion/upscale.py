@@ -8,6 +8,7 @@ read by its restricted unpickler, which admits tensors only.
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,12 +35,7 @@ def upscale(
 
 def load_model(checkpoint: Path):
     """A spandrel ImageModelDescriptor that takes and gives RGB."""
-    try:
-        spandrel = import_module("spandrel")
-    except ImportError as fault:
-        raise MissingError("invert.upscale needs spandrel: pip install 'tinyforge[host]'") from fault
-    if not checkpoint.is_file():
-        raise MissingError(f"invert.upscale: no file {checkpoint}; give a checkpoint such as Real_HAT_GAN_sharper.pth")
+    spandrel = check_upscale(checkpoint)
     try:
         model = spandrel.ModelLoader(device="cpu").load_from_file(checkpoint)
     except Exception as fault:  # spandrel lets through whatever its readers raise
@@ -47,6 +43,17 @@ def load_model(checkpoint: Path):
     if not isinstance(model, spandrel.ImageModelDescriptor) or (model.input_channels, model.output_channels) != (3, 3):
         raise RecipeError(f"invert.upscale: {checkpoint} does not turn an RGB image into an RGB image")
     return model
+
+
+def check_upscale(checkpoint: Path) -> Any:
+    """spandrel, imported. Raises MissingError when it or the checkpoint is not here."""
+    try:
+        spandrel = import_module("spandrel")
+    except ImportError as fault:
+        raise MissingError("invert.upscale needs spandrel: pip install 'tinyforge[host]'") from fault
+    if not checkpoint.is_file():
+        raise MissingError(f"invert.upscale: no file {checkpoint}; give a checkpoint such as Real_HAT_GAN_sharper.pth")
+    return spandrel
 
 
 @torch.inference_mode()

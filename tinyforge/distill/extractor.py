@@ -38,10 +38,10 @@ def load_teacher(source: str | Path, *, offline: bool = True) -> Extractor:
     return _timm_extractor(model, Path(file) if file else None, offline)
 
 
-def check_teacher(source: str | Path, *, offline: bool = True) -> None:
+def check_teacher(source: str | Path, *, offline: bool = True, fetch: bool = False) -> None:
     """Raise what ``load_teacher`` would of names that are nothing and files that are missing or cut short.
 
-    Builds no network and downloads nothing.
+    Builds no network. fetch: downloads the hub's weights where they are not here; otherwise nothing is downloaded.
     """
     text, folder = str(source), Path(source)
     if text.startswith(PREFIX):
@@ -51,15 +51,18 @@ def check_teacher(source: str | Path, *, offline: bool = True) -> None:
         check_name(model)
         if file:
             _check_checkpoint(Path(file))
-        elif offline:
-            find_weights(model, offline=True)
+        elif offline or fetch:
+            find_weights(model, offline=offline)
     elif (folder / "config.json").is_file():
         _check_config(folder / "config.json")
         _check_checkpoint(folder / "model.safetensors")
     elif folder.suffix == ".safetensors":
         raise RecipeError(f"which network is {text!r} of? Write 'timm:<model>@{text}'")
     else:
-        raise RecipeError(f"no teacher at {text!r}: expected a folder with config.json, or 'timm:<model>'")
+        raise RecipeError(
+            f"no teacher at {text!r}: expected auto, glyphs, photos, a folder with config.json, or 'timm:<model>' "
+            "such as timm:vit_small_patch16_224.dino"
+        )
 
 
 def _check_config(file: Path) -> None:

@@ -9,18 +9,20 @@ it needs.
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tinyforge.compress.place import check_place
+from tinyforge.errors import MissingError
 from tinyforge.recipe import Recipe
 from tinyforge.stages import bench, compress, distill, invert, synthesize, telling
 from tinyforge.stages.road import Artifact, Job, Road, start
+from tinyforge.stages.starts import start_folder
 from tinyforge.store import Partial, Store, stage_key
 from tinyforge.target import Target
 
-__all__ = ["STAGES", "Job", "advance", "dry_run", "forge", "in_use", "start"]
+__all__ = ["STAGES", "Job", "advance", "check_dry", "dry_run", "forge", "in_use", "start"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def forge(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **
     road = start(Job(recipe, target, Path(out), **how))
     if until == "bench":
         check_place(road.bundle_path, road.recipe.name, target.name, overwrite=road.job.overwrite)
-    check_models(road)  # ``advance`` does too, but here nothing has been written yet
+    check_models(road, fetch=True)  # ``advance`` does too, but here nothing has been written yet
     with in_use(road):
         advance(road, until)
         result: dict[str, Any] = {"stages": {name: str(one.path) for name, one in road.done.items()}}
@@ -72,7 +74,7 @@ def advance(road: Road, until: str) -> None:
     holds; then it holds their folders.
     """
     if not road.done:
-        check_models(road)
+        check_models(road, fetch=True)
     for stage in CACHED[: STAGES.index(until) + 1]:
         if stage.name in road.done:
             continue
@@ -81,27 +83,57 @@ def advance(road: Road, until: str) -> None:
             invert.check_domain(road)
 
 
-def check_models(road: Road) -> None:
-    """Raise what later stages would, of a teacher and a student that are not there, before anything is computed."""
+def check_models(road: Road, *, fetch: bool) -> None:
+    """Raise what later stages would, of models and words that are not there, before anything is computed.
+
+    fetch: downloads what has to be downloaded; otherwise only what is here is looked at.
+    """
+    from tinyforge.diffusion.textual_inversion import initial_rows
+    from tinyforge.diffusion.upscale import check_upscale
     from tinyforge.distill.extractor import check_teacher
     from tinyforge.distill.students import check_student
+    from tinyforge.distill.timm_models import find_weights
 
-    check_teacher(road.teacher_choice.source, offline=road.job.offline)
-    check_student(road.recipe.distill.student, pretrained=road.recipe.distill.pretrained)
+    recipe, offline = road.recipe, road.job.offline
+    check_student(recipe.distill.student, pretrained=recipe.distill.pretrained)
+    start_folder(recipe.distill)
+    if road.upscaler is not None:
+        check_upscale(road.upscaler)
+    check_teacher(road.teacher_choice.source, offline=offline, fetch=fetch)
+    if recipe.distill.pretrained and (offline or fetch):
+        find_weights(recipe.distill.student.removeprefix("timm:"), offline=offline)
+    initial_rows(road.backbone, list(road.inputs.support.classes), recipe.invert)
 
 
-def dry_run(recipe: Recipe, target: Target, out: Path, **how: Any) -> list[dict[str, Any]]:
+def dry_run(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", **how: Any) -> list[dict[str, Any]]:
     """What ``forge`` would do, without doing it: each stage with its key, its folder and whether that is done,
-    partial or missing.
+    partial or missing. Raises what ``forge`` would before its first stage.
     """
     road = start(Job(recipe, target, Path(out), **how))
-    return [*plan(road), {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}]
+    check_dry(road)
+    end = {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}
+    return [*plan(road, until), *([end] if until == "bench" else [])]
 
 
-def plan(road: Road) -> list[dict[str, Any]]:
-    """The cached stages that ``road.done`` does not hold, as ``dry_run`` tells them; then it does, made or not."""
+def check_dry(road: Road) -> None:
+    """``check_models`` of a dry run, which downloads nothing: MissingError where the backbone, whose weights are in
+    the keys, is not on this machine.
+    """
+    offline, road.job = road.job.offline, replace(road.job, offline=True)
+    try:
+        road.backbone  # noqa: B018 - loaded here, where it must not be downloaded
+    except MissingError as fault:
+        raise fault if offline else MissingError(f"{fault} (a dry run downloads nothing)") from fault
+    road.job = replace(road.job, offline=offline)
+    check_models(road, fetch=False)
+
+
+def plan(road: Road, until: str = "bench") -> list[dict[str, Any]]:
+    """The cached stages up to ``until`` that ``road.done`` does not hold, as ``dry_run`` tells them; then it does,
+    made or not.
+    """
     store, steps = _store(road), []
-    for stage in CACHED:
+    for stage in CACHED[: STAGES.index(until) + 1]:
         if stage.name in road.done:
             continue
         key = _key(road, stage)

@@ -64,6 +64,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
     chosen, table = raced.choice(contenders) if raced else choose_variant(contenders, job.target.models)
     left_out = {one.name for one in made} - {chosen, REFERENCE}
     warn_of_chance(road, chosen, scores)
+    warn_of_loss(road, chosen, compressed["verdicts"])
     remarks = remarks_of(road, raced, compressed, busy_note(latency, machine))
     contents = Contents(
         name=road.recipe.name,
@@ -99,6 +100,17 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
         "variants": [{**one.to_json(), **(summary(latency[one.name]) if one.name in latency else {})} for one in table],
         "machine": machine,
     }
+
+
+def warn_of_loss(road: Road, chosen: str, verdicts: Sequence[Mapping[str, Any]]) -> None:
+    """Where the test images show the chosen model to lose more than its gate allowed. They warn, they don't choose."""
+    drop = next((one["drop"] for one in verdicts if one["name"] == chosen), None)
+    if drop and drop["low"] > 0 and drop["drop"] > road.recipe.compress.max_drop:
+        road.warn(
+            f"{chosen} loses {drop['drop']:.1%} accuracy [{drop['low']:.1%}, {drop['high']:.1%}] against fp32 on the "
+            f"{drop['num_images']} test images, though its gate allows {road.recipe.compress.max_drop:.1%}: "
+            "compress.precisions=['onnx-fp32'] ships the exact one"
+        )
 
 
 def warn_of_chance(road: Road, chosen: str, scores: Mapping[str, Any]) -> None:

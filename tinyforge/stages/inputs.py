@@ -14,12 +14,11 @@ from tinyforge.errors import DataError
 from tinyforge.images import (
     ImageSet,
     files_below,
-    holdout_split,
     is_image,
-    k_shot_split,
     read_images,
 )
 from tinyforge.recipe import Data, Distill
+from tinyforge.splits import holdout_split, k_shot_split
 
 SAMPLE_TASK = "digits"
 SAMPLE_SHOTS = 5
@@ -68,7 +67,7 @@ def gather(data: Data, unlabelled: str | None, seed: int) -> Inputs:
 def _split(images: ImageSet, data: Data, source: str, seed: int) -> tuple[ImageSet, ImageSet | None, str]:
     if data.test is not None:
         test = read_images(data.test, classes=list(images.classes), max_pixels=data.max_pixels, complete=False)
-        return images, test, f"test images: {data.test}"
+        return images, test, f"test images: {len(test)}, given apart from the supports"
     shots = data.shots or (SAMPLE_SHOTS if source == SAMPLE_TASK else None)
     if shots is not None:
         support, test = k_shot_split(images, shots, seed)
@@ -90,8 +89,9 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
         warnings.append(f"left out of the test images, being {told} of supports: {_few(test, copies)}")
     if similar:
         warnings.append(f"{counted(len(similar), 'test image')} nearly like a support: {_few(test, similar)}")
-    kept = [i for i in range(len(test)) if i not in copies]
-    return (test.subset(kept) if kept else None), warnings
+    if len(copies) == len(test):
+        raise DataError("every test image is a copy of a support: give other images as --test, or none")
+    return test.subset(i for i in range(len(test)) if i not in copies), warnings
 
 
 def _contradictions(support: ImageSet) -> list[str]:

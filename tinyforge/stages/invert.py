@@ -8,6 +8,7 @@
     invert.json                               losses, reconstruction errors in the order of the supports
 """
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from tinyforge.store import Partial
 
 
 def settings(road: Road) -> dict[str, Any]:
-    return {
+    upscaler = {} if road.upscaler is None else {"upscaler": hashlib.sha256(road.upscaler.read_bytes()).hexdigest()}
+    return upscaler | {
         "invert": road.recipe.invert.model_dump(mode="json"),
         "backbone": road.recipe.backbone.model_dump(mode="json"),
         "speed": road.recipe.speed.model_dump(mode="json"),
@@ -132,14 +134,12 @@ def learned_concept(road: Road, partial: Partial, z0: Any, hands: Crew) -> Any:
 def enlarged(road: Road) -> list[np.ndarray]:
     """The supports, passed through the recipe's super-resolution where they are smaller than the backbone's images."""
     images = list(road.inputs.support.rgb)
-    if road.recipe.invert.upscale is None:
+    if road.upscaler is None:
         return images
     from tinyforge.diffusion.upscale import upscale
 
     small = [i for i, rgb in enumerate(images) if min(rgb.shape[:2]) < road.backbone.image_size]
-    for index, rgb in zip(
-        small, upscale([images[i] for i in small], road.recipe.invert.upscale, device=road.device), strict=True
-    ):
+    for index, rgb in zip(small, upscale([images[i] for i in small], road.upscaler, device=road.device), strict=True):
         images[index] = rgb
     return images
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tinyforge import embedded
 from tinyforge.stages.road import Road
+from tinyforge.stages.starts import start_folder
 
 PREFIX = "timm:"
 
@@ -17,9 +18,19 @@ def origins(road: Road) -> dict[str, dict[str, str]]:
         or {"name": road.extractor.name, "licence": licence_of_teacher(road.teacher_choice.source)},
     }
     wanted = road.recipe.distill
-    if wanted.pretrained:
+    if (folder := start_folder(wanted)) is not None:
+        known["student"] = _shipped_start(folder) or {"name": folder.name, "licence": licence_of_teacher(str(folder))}
+    elif wanted.pretrained:
         known["student"] = {"name": wanted.student, "licence": licence_of_teacher(wanted.student)}
     return known
+
+
+def _shipped_start(folder: Path) -> dict[str, str] | None:
+    """Of starting weights that ship in the package."""
+    for domain, card in embedded.domains().items():
+        if folder.is_relative_to(embedded.HERE / domain):
+            return {"name": f"{folder.name} ({domain} starting weights)", "licence": card["licence"]}
+    return None
 
 
 def _shipped(source: str, part: str) -> dict[str, str] | None:

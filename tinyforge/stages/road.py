@@ -77,6 +77,12 @@ class Road:
     def support_hash(self) -> str:
         return content_hash(self.inputs.support)
 
+    @property
+    def upscaler(self) -> Path | None:
+        """The super-resolution checkpoint, None where the recipe has none."""
+        wanted = self.recipe.invert.upscale
+        return None if wanted is None else Path(wanted).expanduser()
+
     @cached_property
     def backbone(self) -> Any:
         """The loaded diffusion model, once per build."""
