@@ -53,11 +53,12 @@ def test_the_text_tells_what_matters():
     for words in (
         "decode: pixels differ",
         "INVALID: throttled",
-        "failed: gone",
+        "failed, as told at the end",
         "note: little memory",
         "1 there before",
     ):
         assert words in text
+    assert "gone" in str(failure([lost()])), "once, as the error"
 
 
 def test_options_travel_as_words():

@@ -14,7 +14,7 @@ def boards_text(found: Sequence[dict[str, Any]]) -> str:
 
 def _board_text(one: dict[str, Any]) -> str:
     if "error" in one:
-        return f"== {one['address']}\nfailed: {one['error']['message']}"
+        return f"== {one['address']}\nfailed, as told at the end"
     sent = f"{one['sent']['files']} files sent, {one['sent']['there_before']} there before"
     parts = [f"== {one['address']}, {one['board']['model'] or one['board']['architecture']}; {sent}"]
     parts += [f"note: {text}" for text in one["warnings"]]
