@@ -44,7 +44,10 @@ class Data(Section):
         10, description="Hold out only when every class then has at least this many test images."
     )
     max_pixels: int = Field(
-        100_000_000, ge=1, le=10**9, description="A larger image is refused as a decompression bomb."
+        100_000_000,
+        ge=1,
+        le=178_956_970,
+        description="A larger image is refused as a decompression bomb; Pillow opens none beyond the highest value.",
     )
 
 

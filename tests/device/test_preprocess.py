@@ -158,7 +158,7 @@ def test_size_is_judged_from_the_header():
     bomb = bytearray(encode(Image.new("1", (8, 8))))
     bomb[16:24] = (30_000).to_bytes(4, "big") * 2  # IHDR's width and height; the pixels are not there
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
-    with pytest.raises(DecodeFault, match=r"more than the 1000 pixels|more pixels than Pillow"):
+    with pytest.raises(DecodeFault, match=r"more than the (1000 pixels|178956970 pixels that Pillow opens)"):
         decode(bytes(bomb), max_pixels=1000)
     with pytest.raises(DecodeFault, match="36x24 is more than the 863 pixels"):
         decode(encode(Image.fromarray(RGB)), max_pixels=863)

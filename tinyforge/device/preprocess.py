@@ -98,7 +98,7 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as fault:
-        raise DecodeFault("more pixels than Pillow allows") from fault
+        raise DecodeFault(f"more than the {2 * Image.MAX_IMAGE_PIXELS} pixels that Pillow opens") from fault
     except Exception as fault:
         if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
             raise DecodeFault("a HEIC photo; save it as JPEG or PNG") from fault
