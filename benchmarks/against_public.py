@@ -47,9 +47,10 @@ from tinyforge.diffusion.sample import psnr
 from tinyforge.diffusion.seeding import item_generator
 from tinyforge.diffusion.textual_inversion import noise_losses
 from tinyforge.distill.teacher import adapt, load_teacher
-from tinyforge.images import ImageSet, k_shot_split, read_images
+from tinyforge.images import ImageSet, read_images
 from tinyforge.recipe import Invert, with_defaults
 from tinyforge.recipe import Teacher as TeacherSettings
+from tinyforge.splits import k_shot_split
 from tinyforge.stages.crew import Crew
 from tinyforge.stages.pictures import as_batch, as_pixels
 from tinyforge.stages.synthesize import Plan, plan

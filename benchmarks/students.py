@@ -33,8 +33,9 @@ from tinyforge.device.stats import score
 from tinyforge.distill.pixels import pack
 from tinyforge.distill.students import build_student, default_spec
 from tinyforge.distill.train import methods, seeded_student, train_student, training_set
-from tinyforge.images import ImageSet, k_shot_split, read_images
+from tinyforge.images import ImageSet, read_images
 from tinyforge.recipe import Compress, Distill
+from tinyforge.splits import k_shot_split
 from tinyforge.stages.compress import support_views
 from tinyforge.store import write_atomic
 

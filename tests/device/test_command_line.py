@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -152,6 +153,9 @@ def test_a_runtime_that_cannot_be_imported_is_not_called_absent(built_bundle, ph
     assert "onnxruntime is installed, but cannot be imported (libfoo.so: cannot open)" in done.stderr
 
 
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN, reason="interrupts are ignored: a background job"
+)
 def test_an_interrupt_while_a_runtime_is_imported_is_130(built_bundle, photos, tmp_path, monkeypatch):
     """As numpy's C interface does, the module takes the interrupt for a broken import."""
     (tmp_path / "onnxruntime.py").write_text(
