@@ -133,7 +133,12 @@ def train(parts: Path, out: Path, minutes: float, device: str, students: list[st
         sys.exit("the teacher or the autoencoder was not trained")
     if pretrain(out, "--part", "unet", "--minutes", f"{max(0.1, MARGIN * left() - 0.4):.3f}").wait():
         sys.exit("the UNet was not trained")
-    ends = [process.wait() for process in apprentices]
+    try:
+        ends = [process.wait(timeout=max(0, 60 * left())) for process in apprentices]
+    except subprocess.TimeoutExpired:
+        for process in apprentices:
+            process.terminate()
+        sys.exit("time is up before a student's starting weights were: start again to go on")
     if any(ends):
         sys.exit("a student's starting weights were not trained")
 

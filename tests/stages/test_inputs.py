@@ -44,8 +44,16 @@ def test_a_test_set_that_was_asked_for_must_hold_images(photos, tmp_path, monkey
 
 
 def test_test_images_that_are_the_supports_are_refused(photos):
-    with pytest.raises(DataError, match="every test image is a copy of a support"):
+    with pytest.raises(DataError, match="every image is a copy of a support"):
         read(photos, test=str(photos))
+
+
+def test_a_folder_of_nothing_but_copies_is_built_without_test_images(photos):
+    for kind in "ab":
+        (photos / kind / "1.png").write_bytes((photos / kind / "0.png").read_bytes())
+    found = read(photos, shots=1)
+    assert found.test is None
+    assert "being 2 copies of supports" in found.warnings[0]
 
 
 def test_a_picture_with_two_labels_is_warned_about(photos):

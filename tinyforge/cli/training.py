@@ -53,6 +53,8 @@ def pretrain(
 ) -> Answer:
     """Train an embedded backbone and teacher from fonts or photos."""
     if student is not None:
+        if parts:
+            raise UsageError("--part is of the backbone and the teacher: leave it out with --student")
         return _pretrain_student(domain, student, list(data), out, epochs=epochs, size=size, **how)
     from tinyforge.embedded import pretrain as module
 

@@ -22,7 +22,7 @@ from tinyforge.stages.starts import start_folder
 from tinyforge.store import Partial, Store, stage_key
 from tinyforge.target import Target
 
-__all__ = ["STAGES", "Job", "advance", "check_dry", "dry_run", "forge", "in_use", "start"]
+__all__ = ["STAGES", "Job", "advance", "check_models", "dry", "dry_run", "forge", "in_use", "start"]
 
 
 @dataclass(frozen=True)
@@ -109,23 +109,21 @@ def dry_run(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", 
     """What ``forge`` would do, without doing it: each stage with its key, its folder and whether that is done,
     partial or missing. Raises what ``forge`` would before its first stage.
     """
-    road = start(Job(recipe, target, Path(out), **how))
-    check_dry(road)
+    road = dry(start, Job(recipe, target, Path(out), **how))
+    check_models(road, fetch=False)
     end = {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}
     return [*plan(road, until), *([end] if until == "bench" else [])]
 
 
-def check_dry(road: Road) -> None:
-    """``check_models`` of a dry run, which downloads nothing: MissingError where the backbone, whose weights are in
-    the keys, is not on this machine.
-    """
-    offline, road.job = road.job.offline, replace(road.job, offline=True)
+def dry(begin: Callable[[Job], Road], job: Job) -> Road:
+    """``begin(job)`` without a download; MissingError where the backbone (its weights are in the keys) is not here."""
     try:
-        road.backbone  # noqa: B018 - loaded here, where it must not be downloaded
+        road = begin(replace(job, offline=True))
+        road.backbone  # noqa: B018 - loaded while it must not be downloaded
     except MissingError as fault:
-        raise fault if offline else MissingError(f"{fault} (a dry run downloads nothing)") from fault
-    road.job = replace(road.job, offline=offline)
-    check_models(road, fetch=False)
+        raise fault if job.offline else MissingError(f"{fault} (a dry run downloads nothing)") from fault
+    road.job = replace(road.job, offline=job.offline)
+    return road
 
 
 def plan(road: Road, until: str = "bench") -> list[dict[str, Any]]:

@@ -60,6 +60,8 @@ def gather(data: Data, unlabelled: str | None, seed: int) -> Inputs:
     if images.ignored:
         notes.append(f"{counted(images.ignored, 'file')} ignored: no images by their extension")
     test, warnings = _without_copies(support, test)
+    if data.test is not None and test is None:
+        raise DataError(f"{data.test}: every image is a copy of a support; give other images as --test, or none")
     warnings += _contradictions(support)
     return Inputs(support, test, read_unlabelled(unlabelled, data.max_pixels), tuple(notes), tuple(warnings))
 
@@ -89,9 +91,8 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
         warnings.append(f"left out of the test images, being {told} of supports: {_few(test, copies)}")
     if similar:
         warnings.append(f"{counted(len(similar), 'test image')} nearly like a support: {_few(test, similar)}")
-    if len(copies) == len(test):
-        raise DataError("every test image is a copy of a support: give other images as --test, or none")
-    return test.subset(i for i in range(len(test)) if i not in copies), warnings
+    kept = [i for i in range(len(test)) if i not in copies]
+    return (test.subset(kept) if kept else None), warnings
 
 
 def _contradictions(support: ImageSet) -> list[str]:

@@ -81,7 +81,7 @@ def train_domain(
     resume: bool = True,
     device: str = "cpu",
 ) -> Path:
-    """The parts of any domain, one after the other; each exports what it made."""
+    """The parts of any domain, one after the other; the teacher and the UNet are exported."""
     run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device)
     if "teacher" in parts or ("unet" in parts and not (out / "teacher").is_dir()):
         run.teacher()

@@ -1,7 +1,8 @@
 """One resumable training loop for every part: stateless randomness, EMA, atomic checkpoints.
 
 All randomness of step t comes from a generator seeded with (seed, t), so a run continued from any checkpoint gives the
-same weights, bit for bit, as one that was never stopped (same machine, same number of threads).
+same weights, bit for bit, as one that was never stopped (same machine, same number of threads; a CPU: on a GPU the
+libraries choose among convolutions by trying them).
 """
 
 from __future__ import annotations
