@@ -1,12 +1,13 @@
 """An int8 Conv4 through the bundle's own runtime beside the same student in PyTorch, eager, fp32: one interleaved run.
 
-    python benchmarks/conv4_speed.py
+    python benchmarks/conv4_speed.py --out benchmarks/results/conv4_speed.json
 
 Batch 1, one thread each, 32 px, in turns of 50 runs within one process. Prints the median of each and its ratio to
 PyTorch's; every block's ratio is within the range printed beside it.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="a JSON file, for every block's median")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -85,6 +87,10 @@ def main() -> None:
         ratios = sorted(block[first] / block[name] for block in blocks)
         times = np.median([block[name] for block in blocks])
         rows.append([name, f"{times:.3f}", f"{np.median(ratios):.2f}", f"{ratios[0]:.2f} to {ratios[-1]:.2f}"])
+    if options.out:
+        medians = {name: [round(float(block[name]), 4) for block in blocks] for name in run}
+        record = {"machine": describe_machine(), "torch": torch.__version__, "size": options.size, "p50_ms": medians}
+        options.out.write_text(json.dumps(record, indent=1) + "\n")
     print(describe_machine())
     print(table(["model", "p50 ms", "times as fast", "over the blocks"], rows))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tinyforge.compress.ladder import LADDERS, NEXT, TRAINED, Tried, attempt, climb
+from tinyforge.compress.ladder import LADDERS, NEXT, RUNTIMES, TRAINED, Tried, attempt, climb
 from tinyforge.compress.variants import Variant, make_variants, measure, warnings, x86_warnings
-from tinyforge.device.runtime import open_session
+from tinyforge.device.runtime import effective_precision, open_session
 from tinyforge.errors import GateError
 from tinyforge.recipe import Compress
 
@@ -108,7 +108,17 @@ def test_half_precision_weights_halve_the_file_and_compute_in_float32(materials,
     out = tmp_path / "half.onnx"
     LADDERS["onnx-fp16"]["fp16 weights"](materials, out)
     assert out.stat().st_size < 0.62 * materials.fp32.stat().st_size
-    assert open_session(out, "onnxruntime", 1).info()["precision"] == "f32"
+    assert effective_precision(open_session(out, "onnxruntime", 1)) == "f32"
+
+
+@pytest.mark.parametrize("kind", ["onnx-int8", "openvino-int8"])
+def test_what_a_runtime_computes_in_is_read_back(materials, tmp_path: Path, kind: str):
+    found = []
+    for name in (next(iter(LADDERS[kind])), "first and last layer in fp32"):
+        out = tmp_path / f"{len(found)}{'.onnx' if kind == 'onnx-int8' else '.xml'}"
+        LADDERS[kind][name](materials, out)
+        found.append(effective_precision(open_session(out, RUNTIMES[kind.split("-")[0]], 1)))
+    assert found == ["i8", "2 i8 + 2 f32"]
 
 
 def test_variants_survive_json_and_warn_of_what_was_found(made):

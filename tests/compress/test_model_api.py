@@ -1,7 +1,8 @@
-"""OpenVINO's Model API opens our IR as it is: pip install openvino-model-api (not a dependency of TinyForge)."""
+"""OpenVINO's Model API (``openvino-model-api``, which only the tests use) opens our IR as it is."""
 
 import numpy as np
 import pytest
+from model_api.models import Model
 
 from tinyforge.compress.embed import embed, pixel_spec
 from tinyforge.compress.metadata import model_metadata
@@ -9,13 +10,11 @@ from tinyforge.compress.metadata import model_metadata
 
 def answers(path, pixels) -> list[str]:
     """Labels that the Model API gives to uint8 (B, h, w, 3) images."""
-    models = pytest.importorskip("model_api.models", exc_type=ImportError)
-    model = models.Model.create_model(str(path), preload=True, device="CPU")
+    model = Model.create_model(str(path), preload=True, device="CPU")
     assert type(model).__name__ == "ClassificationModel"
     return [model(rgb).top_labels[0].name for rgb in pixels]
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of a library that TinyForge does not use
 @pytest.mark.parametrize("kind", ["openvino-int8", "openvino-fp16"])
 @pytest.mark.parametrize("inside", [False, True])

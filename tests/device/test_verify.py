@@ -105,7 +105,8 @@ def test_the_certificate_follows_from_the_raw_data(measured_path, report):
     assert found["accuracy"]["at_least"] == math.floor(stats.exact_lower(6, 6) * 1e6) / 1e6 == 0.606962
     assert found["latency"]["at_most_ms"] == stats.percentile_bound(report["raw_us"]["infer"], 0.9) / 1000
     assert found["statement"] == (
-        f"top-1 >= 60.6 % at 95 % (exact binomial, n = 6); p90 <= {found['latency']['at_most_ms']:g} ms at 99 % "
+        f"top-1 >= 60.6 % at 95 % (exact binomial, n = 6); "
+        f"p90 of inference <= {found['latency']['at_most_ms']:g} ms at 99 % "
         f"(early stopping, {found['latency']['runs']} runs) on {report['machine']['cpu']}"
     )
     assert verify_bundle(measured_path).facts["certificate"] == found["statement"]
@@ -128,13 +129,13 @@ def timed(runs, **more):
 @pytest.mark.parametrize(
     ("answers", "report", "statement"),
     [
-        ({}, timed(64), "no accuracy is claimed: there were no test images; p90 <= 1 ms"),
+        ({}, timed(64), "no accuracy is claimed: there were no test images; p90 of inference <= 1 ms"),
         ({"m": ROWS}, timed(63), "no latency is claimed: 64 timed runs are needed, there are 63"),
         ({"m": ROWS}, None, "no latency is claimed: it was not measured"),
         ({"m": ROWS}, timed(64, machine={"cpu": "x", "emulated": True}), "claimed: it was measured under an emulator"),
         ({"m": ROWS}, timed(64, valid=False, reasons=["throttled"]), "the measurement is not valid: throttled"),
         ({"m": ROWS}, timed(64, settled=False), "(early stopping, 64 runs, not settled) on Pi"),
-        ({"m": ROWS}, timed(64), "top-1 >= 94.1 % at 95 % (exact binomial, n = 50); p90 <= 1 ms at 99 %"),
+        ({"m": ROWS}, timed(64), "top-1 >= 94.1 % at 95 % (exact binomial, n = 50); p90 of inference <= 1 ms at 99 %"),
         ({"other": ROWS}, timed(64), "no accuracy is claimed"),
     ],
 )

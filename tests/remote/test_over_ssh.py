@@ -1,6 +1,7 @@
 """The whole way, over a real sshd on loopback."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 from device.conftest import colour_picture, encode
 
 from tinyforge.device.bundle import load_bundle
-from tinyforge.errors import DeviceError, UsageError
+from tinyforge.errors import DeviceError, TinyForgeError, UsageError
 from tinyforge.remote import Wish, bench_board, bench_boards
 from tinyforge.remote.board import cargo
 
@@ -103,10 +104,14 @@ def test_a_connection_lost_between_two_steps_is_not_made_anew(board, wish):
 
 
 def cut_when_measuring(board):
+    wait_until_measuring(board)
+    board.cut()
+
+
+def wait_until_measuring(board):
     marker = str(board.home).encode()
     while not any(marker in command and b"tinyforge_device.worker" in command for command in command_lines()):
         time.sleep(0.1)
-    board.cut()
 
 
 def command_lines():
@@ -116,6 +121,36 @@ def command_lines():
             yield (folder / "cmdline").read_bytes() + bytes((folder / "cwd").readlink())
         except OSError:
             continue
+
+
+def test_an_interrupt_ends_both_sides_at_once(board, bundle):
+    url = f"ssh://{getuser()}@127.0.0.1:{board.port}"
+    options = ["--device", url, "--ssh-config", board.config, "--board-python", sys.executable, "--seconds", "3600"]
+    argv = [sys.executable, "-m", "tinyforge", "bench", bundle, *options]
+    process = subprocess.Popen(list(map(str, argv)), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    with process:
+        wait_until_measuring(board)
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait() == 130
+    assert time.monotonic() - started < 5
+    assert "Traceback" not in said
+    marker = str(board.home).encode()
+    deadline = time.monotonic() + 30
+    while any(marker in command for command in command_lines()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_failure_there_leaves_nothing_there(board, wish, tmp_path):
+    """A Python that has no packages: the bundle is there by then, and its self-test cannot run."""
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(TinyForgeError, match=r"'selftest \.' ended there"):
+        bench_board(board.address, replace(wish, python=str(bare)), config=board.config)
+    assert not (board.home / ".tinyforge").exists()
 
 
 def test_half_sent_files_are_continued_and_wrong_ones_replaced(board, wish):

@@ -99,7 +99,7 @@ def test_the_report_shows_the_certificate_of_the_bundle(built):
     bundle = load_bundle(built[2]["bundle"])
     statement = bundle.record["certificate"]["statement"]
     assert "top-1 >= " in statement
-    assert "p90 <= " in statement
+    assert "p90 of inference <= " in statement
     assert statement in html.unescape((bundle.root / "report.html").read_text(encoding="utf-8"))
 
 

@@ -46,7 +46,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Calibration:
-    """inputs: what ranges and bias corrections are measured on. supports: the real ones alone, for range coverage."""
+    """inputs: what ranges and bias corrections are measured on. supports: real ones alone, for range coverage, with
+    views of them that ``inputs`` has not: the supports themselves are among those, and min-max ranges hold them.
+    """
 
     inputs: Prepared
     supports: Prepared

@@ -193,7 +193,7 @@ def _latency_text(claim: Mapping[str, Any] | None) -> str:
         return f"no latency is claimed: {claim['reason'] if claim else 'it was not measured'}"
     unsettled = "" if claim["settled"] else ", not settled"
     return (
-        f"p90 <= {claim['at_most_ms']:g} ms at {_percent(claim['confidence'])} "
+        f"p90 of inference <= {claim['at_most_ms']:g} ms at {_percent(claim['confidence'])} "
         f"(early stopping, {claim['runs']} runs{unsettled}) on {claim['machine']}"
     )
 

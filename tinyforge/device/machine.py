@@ -9,19 +9,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .instructions import instruction_set
+
 PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino")
 EMULATORS = ("qemu-", "rosetta", "box64")
 ROOT = Path("/")
 
 
 def describe_machine(root: Path = ROOT) -> dict[str, Any]:
-    """{cpu, architecture, emulated, cores (usable by this process), memory_mib, system, python, package versions}.
+    """{cpu, architecture, instructions, emulated, cores (usable by this process), memory_mib, system, python, package
+    versions}. instructions: what kernels are chosen by.
 
     ``root`` holds the system's files; tests replace it.
     """
     return {
         "cpu": cpu_model(root),
         "architecture": platform.machine(),
+        "instructions": instruction_set(root / "proc/cpuinfo"),
         "emulated": emulated(root),
         "cores": usable_cores(),
         "memory_mib": _memory_mib(root),

@@ -1,7 +1,7 @@
 """What a model file says of itself, read from the file alone: no runtime is needed, no model is loaded.
 
-ONNX: field 14 of the ModelProto message, ``metadata_props``, in protobuf's wire format. OpenVINO: the elements under
-``rt_info/tinyforge`` of the .xml. Source: onnx.proto3 (ONNX); Protocol Buffers, "Encoding".
+ONNX: fields of the messages ModelProto, GraphProto and NodeProto in protobuf's wire format. OpenVINO: the elements
+under ``rt_info/tinyforge`` of the .xml. Source: onnx.proto3 (ONNX); Protocol Buffers, "Encoding".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from .folder import BundleFault
 
-METADATA_PROPS = 14
+METADATA_PROPS, GRAPH, NODE, OP_TYPE = 14, 7, 1, 4
 SIZES = {1: 8, 5: 4}  # wire types of fixed size
 
 
@@ -31,10 +31,17 @@ def _openvino(path: Path) -> dict[str, str]:
 
 def _onnx(data: bytes) -> dict[str, str]:
     pairs = (dict(_fields(value)) for number, value in _fields(data) if number == METADATA_PROPS)
-    return {pair.get(1, b"").decode(): pair.get(2, b"").decode() for pair in pairs}
+    return {bytes(pair.get(1, b"")).decode(): bytes(pair.get(2, b"")).decode() for pair in pairs}
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
+def onnx_operators(path: Path) -> list[str]:
+    """The types of a model's nodes, in order. Raises ValueError or IndexError when the file is damaged."""
+    graphs = (graph for number, graph in _fields(path.read_bytes()) if number == GRAPH)
+    nodes = (node for graph in graphs for number, node in _fields(graph) if number == NODE)
+    return [bytes(kind).decode() for node in nodes for number, kind in _fields(node) if number == OP_TYPE]
+
+
+def _fields(data: bytes | memoryview) -> Iterator[tuple[int, bytes | memoryview]]:
     """(number, content) of the fields of a message; numbers have no content."""
     view, place = memoryview(data), 0
     while place < len(data):
@@ -44,7 +51,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
             size, place = _varint(data, place)
             if place + size > len(data):
                 raise ValueError("truncated")
-            yield number, bytes(view[place : place + size]) if number in (1, 2, METADATA_PROPS) else b""
+            yield number, view[place : place + size]
             place += size
         elif kind == 0:
             _, place = _varint(data, place)
@@ -54,7 +61,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise ValueError(f"unknown wire type {kind}")
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
+def _varint(data: bytes | memoryview, place: int) -> tuple[int, int]:
     """(value, place after it)."""
     value = shift = 0
     while True:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import tempfile
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +16,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from .machine import usable_cores
+from .metadata import onnx_operators
 
 RUNTIMES = ("onnxruntime", "openvino")
 CPU = {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU"}
 FLOAT_PRECISION = "f32"
 ONNX_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 OPENVINO_TYPES = {"f32": "float32", "u8": "uint8"}
+INT8 = "i8"
+ONNX_LAYERS = {  # operators with weights, as ONNX Runtime's optimiser leaves them -> what they compute in
+    **dict.fromkeys(("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"), FLOAT_PRECISION),
+    **dict.fromkeys(("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul"), INT8),
+    **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), INT8),
+}
+OPENVINO_LAYERS = ("Convolution", "FullyConnected", "MatMul")
 
 
 class RuntimeFault(RuntimeError):
@@ -45,6 +55,11 @@ class Session(Protocol):
         """What is really active, read back: runtime, version, provider, precision, threads.
 
         precision: of floating-point arithmetic ('f32'); quantised layers of an int8 model compute in int8 besides.
+        """
+
+    def layers(self) -> dict[str, int]:
+        """Precision -> how many layers with weights compute in it, {'i8': 4, 'f32': 1}, read back from what the runtime
+        made of the model; {} where it does not tell.
         """
 
     def metadata(self) -> dict[str, str]:
@@ -80,6 +95,13 @@ def open_session(
     return OpenvinoSession(path, threads, wanted)
 
 
+def effective_precision(session: Session) -> str:
+    """'f32', 'i8', or '4 i8 + 1 f32' where only some layers compute in int8."""
+    layers = session.layers() or {session.info()["precision"]: 1}
+    names = sorted(layers, reverse=True)
+    return names[0] if len(names) == 1 else " + ".join(f"{layers[name]} {name}" for name in names)
+
+
 def first_there(wanted: Sequence[str], there: Sequence[str]) -> list[str]:
     """Those of ``wanted`` that are ``there``, in order. Raises MissingRuntime when none is."""
     found = [name for name in wanted if name in there]
@@ -95,14 +117,9 @@ class OnnxSession:
         self._runtime = ort = import_runtime("onnxruntime")
         ort.disable_telemetry_events()
         found = first_there(providers, ort.get_available_providers())
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
-        options.add_session_config_entry("session.x64quantprecision", "1" if exact_int8 else "0")
+        self._path, self._exact_int8 = path, exact_int8
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=found)
+            self._session = ort.InferenceSession(str(path), self._options(threads), providers=found)
         except Exception as fault:  # onnxruntime's exceptions have no common base of their own
             raise RuntimeFault(f"{path.name}: onnxruntime cannot open it: {_last_line(fault)}") from fault
         active = self._session.get_providers()[0]
@@ -115,6 +132,15 @@ class OnnxSession:
         self._dtype = ONNX_TYPES[self._input.type]
         batch = self._input.shape[0]
         self._batch = batch if isinstance(batch, int) else None
+
+    def _options(self, threads: int) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
+        options.add_session_config_entry("session.x64quantprecision", "1" if self._exact_int8 else "0")
+        return options
 
     def run(self, x: np.ndarray) -> np.ndarray:
         return _in_portions(self._run, x, self._input.shape, self._batch, self._dtype)
@@ -133,6 +159,15 @@ class OnnxSession:
             "precision": FLOAT_PRECISION,
             "threads": self._session.get_session_options().intra_op_num_threads,
         }
+
+    def layers(self) -> dict[str, int]:
+        if self._session.get_providers()[0] != CPU["onnxruntime"]:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            optimised, options = Path(folder) / "optimised.onnx", self._options(1)
+            options.optimized_model_filepath = str(optimised)
+            self._runtime.InferenceSession(str(self._path), options, providers=[CPU["onnxruntime"]])
+            return dict(Counter(ONNX_LAYERS[kind] for kind in onnx_operators(optimised) if kind in ONNX_LAYERS))
 
     def metadata(self) -> dict[str, str]:
         return dict(self._session.get_modelmeta().custom_metadata_map)
@@ -184,6 +219,14 @@ class OpenvinoSession:
             "precision": getattr(self._property("INFERENCE_PRECISION_HINT"), "get_type_name", lambda: "unknown")(),
             "threads": self._property("INFERENCE_NUM_THREADS"),
         }
+
+    def layers(self) -> dict[str, int]:
+        """The floating-point layers are of one precision, that of ``info()``; a plugin names their stored weights'."""
+        made = [node.get_rt_info() for node in self._model.get_runtime_model().get_ordered_ops()]
+        kinds = [(_text(one, "layerType"), _text(one, "runtimePrecision")) for one in made]
+        float_precision = self.info()["precision"]
+        found = (precision for kind, precision in kinds if kind in OPENVINO_LAYERS)
+        return dict(Counter(INT8 if precision in ("i8", "u8") else float_precision for precision in found))
 
     def _property(self, name: str) -> Any:
         """None where the device has no such property: an NPU has no threads."""
@@ -246,6 +289,11 @@ def _openvino_metadata(model: Any) -> dict[str, str]:
     if not model.has_rt_info("tinyforge"):
         return {}
     return {key: str(value) for key, value in model.get_rt_info("tinyforge").value.items()}
+
+
+def _text(info: Any, key: str) -> str:
+    """An entry of an OpenVINO node's runtime information; '' where there is none."""
+    return str(info[key].value) if key in info else ""
 
 
 def _in_portions(run: Any, x: np.ndarray, shape: list, batch: int | None, dtype: str) -> np.ndarray:

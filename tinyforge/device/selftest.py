@@ -4,7 +4,7 @@
 
     selftest/golden.json   {"schema_version": 2,
                             "images": [{"path": "selftest/0.png", "shape": [H, W], "sha256": of decoded RGB}, ...],
-                            "made_with": {**describe_machine(), "instructions": instruction_set()},
+                            "made_with": describe_machine(),
                             "saturated": {variant: true | false}}       int8 sums did not fit 16 bits there
     selftest/golden.npz    pixels uint8 (K, h, w, 3) after resize; input (K, 3, h, w) or NHWC, of the model's type;
                            logits_<variant> float32 (K, N) for every variant
@@ -89,7 +89,7 @@ def write_golden(root: Path, images: Mapping[str, bytes], spec: InputSpec, model
     record = {
         "schema_version": GOLDEN_VERSION,
         "images": entries,
-        "made_with": {**describe_machine(), "instructions": instruction_set()},
+        "made_with": describe_machine(),
         "saturated": {name: model.saturates(x, answers[name]) for name, model in models.items()},
     }
     (root / GOLDEN_JSON).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -19,7 +19,7 @@ from typing import Any
 
 from .machine import peak_rss_mib
 from .preprocess import decode, prepare
-from .runtime import MissingRuntime, RuntimeFault, import_runtime, open_session
+from .runtime import MissingRuntime, RuntimeFault, effective_precision, import_runtime, open_session
 from .spec import InputSpec
 from .timing import record, timed_runs, warm_up
 
@@ -42,7 +42,8 @@ class Arm:
 
 
 class Worker:
-    """The process of one arm. ``ready``: import_ms, load_ms, first_ms, warm-up, peak_rss_mib, model_bytes, ``info()``.
+    """The process of one arm. ``ready``: import_ms, load_ms, first_ms, warm-up, peak_rss_mib, model_bytes, ``info()``
+    with the effective precision.
 
     Raises MissingRuntime or RuntimeFault, also when the process is killed.
     """
@@ -126,6 +127,7 @@ def _serve(lines: Any, answer: Any) -> None:
         "peak_rss_mib": peak_rss_mib(),
         "model_bytes": model_bytes(model),
         **session.info(),
+        "precision": effective_precision(session),
     }
     answer(ready)
     for line in lines:

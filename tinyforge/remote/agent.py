@@ -175,7 +175,7 @@ def run(folder, name, argv):
 
 def clean(folder, names):
     """Remove what was made there, and the folder itself when nothing else is in it."""
-    for name in ["blobs", *names]:
+    for name in ["blobs", *names, *(name + ".new" for name in names)]:
         shutil.rmtree(str(folder / name), ignore_errors=True)
     left = sorted(path.name for path in folder.iterdir() if path.name != "lock")
     if not left:

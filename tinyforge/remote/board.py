@@ -3,9 +3,9 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,23 +63,33 @@ def bench_options(
 def bench_boards(
     addresses: Sequence[Address], wish: Wish, *, config: Path | None = None, log: Log = lambda line: None
 ) -> list[dict[str, Any]]:
-    """``bench_board`` on all of them at once; one that fails gives {address, error: {type, message, exit_code}}."""
+    """``bench_board`` on all of them at once; one that fails gives {address, error: {type, message, exit_code}}.
+
+    An interrupt hangs up on all of them, which ends the work there.
+    """
     twice = [str(one) for one in addresses if list(addresses).count(one) > 1]
     if twice:
         raise UsageError(f"{twice[0]} is given twice: two measurements on one board would disturb each other")
     if config and not config.is_file():
         raise UsageError(f"{config}: there is no such OpenSSH configuration")
     check_wish(wish)
+    connections = [Connection(address, config) for address in addresses]
 
-    def one(address: Address) -> dict[str, Any]:
+    def one(connection: Connection) -> dict[str, Any]:
+        address = connection.address
         try:
-            return bench_board(address, wish, config=config, log=lambda line: log(f"{address}: {line}"))
+            return bench_over(connection, wish, lambda line: log(f"{address}: {line}"))
         except TinyForgeError as error:
             told = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
             return {"address": str(address), "error": told}
 
     with ThreadPoolExecutor(max_workers=len(addresses)) as pool:
-        return list(pool.map(one, addresses))
+        try:
+            return list(pool.map(one, connections))
+        except BaseException:
+            for connection in connections:
+                connection.hang_up()
+            raise
 
 
 def check_wish(wish: Wish) -> None:
@@ -102,15 +112,20 @@ def bench_board(
 ) -> dict[str, Any]:
     """{address, board: Facts, warnings, sent: {files, bytes, there_before}, selftest, bench, kept: names of folders}.
 
-    bench is None when the self-test fails. Raises DeviceError when the board cannot be reached or used; then what was
-    sent stays there, and the next call continues.
+    bench is None when the self-test fails. Raises DeviceError when the board cannot be reached or used. Nothing is left
+    there, unless the connection is lost: then what was sent stays, and the next call continues.
     """
-    bundle = load_bundle(wish.bundle)
+    return bench_over(Connection(address, config), wish, log)
+
+
+def bench_over(connection: Connection, wish: Wish, log: Log) -> dict[str, Any]:
+    """``bench_board``, over a connection that is opened and closed here."""
+    address, bundle = connection.address, load_bundle(wish.bundle)
     files = cargo(bundle, wish)
     blobs = {path: file_sha256(local) for path, local in files.items()}
     folder, python = address.folder or HOME, wish.python or PYTHON
     needs = needs_of(bundle, wish, sum(path.stat().st_size for path in files.values()))
-    with Connection(address, config) as connection:
+    with connection:
         facts = parse_facts(connection.shell(probe(folder, python)))
         if facts is None:
             raise DeviceError(f"{address}: its shell does not run scripts; a board with a POSIX shell is needed")
@@ -118,19 +133,34 @@ def bench_board(
         if unfit:
             raise DeviceError("\n".join(f"{address}: {text}" for text in unfit))
         there = _There(connection, python, folder)
-        sent = there.push(files, blobs, log)
         names = [tree := f"tree-{key(blobs)}"]
-        there.do("assemble", name=tree, files=blobs)
         if not wish.python:
             names.append(f"venv-{key([_requirements(blobs), facts.to_json()['python']])}")
-            log("making the environment")
-            python = there.environment(names[-1], tree, bool(wish.wheels))
-        result = {"address": str(address), "board": facts.to_json(), "warnings": warnings(facts, needs), "sent": sent}
-        result |= _measure(there, tree, python, wish, files, log)
-        result["kept"] = names if wish.keep else []
-        if not wish.keep:
-            there.do("clean", names=names)
-    return result
+        with _cleaned(there, [] if wish.keep else names):
+            sent = there.push(files, blobs, log)
+            there.do("assemble", name=tree, files=blobs)
+            if not wish.python:
+                log("making the environment")
+                python = there.environment(names[-1], tree, bool(wish.wheels))
+            measured = _measure(there, tree, python, wish, files, log)
+    return {
+        "address": str(address), "board": facts.to_json(), "warnings": warnings(facts, needs), "sent": sent,
+        **measured, "kept": names if wish.keep else [],
+    }  # fmt: skip
+
+
+@contextmanager
+def _cleaned(there: "_There", names: Sequence[str]) -> Iterator[None]:
+    """Leave nothing of these there, after a failure either; not where the connection is lost, to be continued."""
+    try:
+        yield
+    except TinyForgeError:
+        if names and there.entered and there.is_open:
+            with suppress(TinyForgeError):
+                there.do("clean", names=names)
+        raise
+    if names:
+        there.do("clean", names=names)
 
 
 def tidy_board(address: Address, python: str | None, kept: Sequence[str], *, config: Path | None = None) -> None:
@@ -155,16 +185,22 @@ def _measure(
 
 
 class _There:
-    """The agent's jobs in one folder of one board."""
+    """The agent's jobs in one folder of one board. entered: one was done, so no other measurement runs there."""
 
     def __init__(self, connection: Connection, python: str, folder: str) -> None:
         self._connection, self._python, self._folder = connection, python, folder
+        self.entered = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection.is_open
 
     def do(self, job: str, **details: Any) -> dict[str, Any]:
         """Raises DeviceError when it could not be done."""
         answer = self._connection.agent(self._python, {"job": job, "folder": self._folder, **details})
         if answer.get("busy"):
             raise DeviceError(f"{self._connection.address}: another measurement is running there; wait for its end")
+        self.entered = True
         if "fault" in answer:
             raise DeviceError(f"{self._connection.address}: {answer['fault']}")
         return answer

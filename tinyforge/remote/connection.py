@@ -49,6 +49,15 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_open(self) -> bool:
+        return self._master is not None and self._master.poll() is None
+
+    def hang_up(self) -> None:
+        """End the connection from another thread: what waits for the board raises DeviceError."""
+        if self._master:
+            self._master.terminate()
+
     def close(self) -> None:
         if self._master:
             self._master.terminate()

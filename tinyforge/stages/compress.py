@@ -127,7 +127,8 @@ def shares(road: Road, spec: Any) -> tuple[Any, Any, np.ndarray]:
         support, spec, wanted.validation_images - len(unseen), seed=road.recipe.seed, flip=road.recipe.distill.flip
     )
     labels = [*view_labels, *(support.classes.index(records[i]["class"]) for i in unseen)]
-    calibration = Calibration(Prepared(images, spec), Prepared(support.rgb, spec))
+    unseen_views = views[: len(support)]  # one of each
+    calibration = Calibration(Prepared(images, spec), Prepared(Joined((support.rgb, unseen_views)), spec))
     return calibration, Prepared(Joined((views, unknown)), spec), np.array(labels, dtype=np.int64)
 
 

@@ -1,10 +1,11 @@
 """A bundle on an emulated arm64 board over ssh, its answers compared with this machine's:
 
     sudo sh tests/device/emulated/build_root.sh ROOT
-    sudo python tests/device/emulated/board.py ROOT BUNDLE --test FOLDER
+    sudo python tests/device/emulated/board.py ROOT BUNDLE --work keys/
 
-prints JSON. Latencies in it are the emulator's: they say so, and nothing of a board. By default the packages unpacked
-in ROOT are used; --environment makes one there from ROOT-wheels instead, which takes the emulator minutes.
+prints JSON. Without --test, BUNDLE is of the sample task, and 30 of its test images of every class are answered.
+Latencies in it are the emulator's: they say so, and nothing of a board. By default the packages unpacked in ROOT are
+used; --environment makes one there from ROOT-wheels instead, which takes the emulator minutes.
 """
 
 import argparse
@@ -17,13 +18,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tinyforge.device.accuracy import bench_accuracy
 from tinyforge.device.bundle import load_bundle
+from tinyforge.images import read_images
 from tinyforge.remote import Address, Wish, bench_board
+from tinyforge.splits import k_shot_split
 
 SETTINGS = "etc/tinyforge-ssh"
 QUICK = ("--seconds", "0", "--runs", "64", "--warmup", "4")
 STARTING_SECONDS = 600.0
+SHOTS, SEED, TESTS = 5, 0, 30  # of the sample task, as recipes have them
 
 
 class EmulatedBoard:
@@ -90,6 +96,16 @@ def answers(port: int) -> bool:
         return False
 
 
+def write_digits(folder: Path, per_class: int) -> Path:
+    """folder/<digit>/<number>.png: the first test images of the sample task, of each class."""
+    _, test = k_shot_split(read_images("digits"), SHOTS, SEED)
+    for label, name in enumerate(test.classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number, index in enumerate((test.labels == label).nonzero()[0][:per_class].tolist()):
+            Image.fromarray(test.items[index].rgb).save(folder / name / f"{number}.png")
+    return folder
+
+
 def flips(here: dict[str, Any], there: dict[str, Any], classes: tuple[str, ...]) -> dict[str, list[dict[str, str]]]:
     """Per variant the images with another answer there than here. Both as ``bench_accuracy`` gives."""
     found = {}
@@ -131,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--test", type=Path, required=True, help="labelled images, FOLDER/<class>/*")
+    parser.add_argument("--test", type=Path, help="labelled images, FOLDER/<class>/* (default: of the sample task)")
     parser.add_argument("--environment", action="store_true", help="make a virtual environment there, from the wheels")
     parser.add_argument("--cpu", default="cortex-a72", help="as qemu calls it (default: a Raspberry Pi 4's)")
     parser.add_argument("--variant", default="all", help="model to measure (default: all)")
@@ -142,7 +158,8 @@ def main() -> None:
     how = {"wheels": wheels} if options.environment else {"python": "/usr/bin/python3"}
     with EmulatedBoard(options.root, options.work, options.cpu) as board:
         words = ("--variant", options.variant, *QUICK)
-        found = compare(board, Wish(options.bundle, options=words, test=options.test, **how))
+        test = options.test or write_digits(options.work / "digits", TESTS)
+        found = compare(board, Wish(options.bundle, options=words, test=test, **how))
     print(json.dumps({"cpu": options.cpu, **found}, indent=1))
 
 
