@@ -1,10 +1,11 @@
-"""Three folders of photos for `tinyforge build`, of classes that the shipped photo models have never seen.
+"""Folders of photos for `tinyforge build`, of classes that the shipped photo models have never seen.
 
     python benchmarks/photo_folders.py --cifar cifar-100/ --mini mini-imagenet/ --out folders
     tinyforge build --recipe raspi --data folders/cifar10 --test folders/cifar10-test --out forge-cifar10
 
-cifar10: 10 test classes of CIFAR-FS, 32 px. mini5, mini8: 5 and 8 test classes of miniImageNet, 84 px. Each class has
-5 supports and 100 test images, drawn by the seed.
+Of CIFAR-FS (32 px) and miniImageNet (84 px). --split test: cifar10, mini5 and mini8, which were seen when the trial's
+prior for photos was chosen, and cifar5, cifar5b and mini7, the other test classes, which were not. --split val: five
+folders to choose by. Each class has 5 supports and 100 test images, drawn by the seed.
 """
 
 import argparse
@@ -16,11 +17,22 @@ import numpy as np
 from tinyforge.fewshot.datasets import read_classes
 
 SUPPORTS, TESTS = 5, 100
+CIFAR, MINI = "cifar-fs", "mini-imagenet"
+FOLDERS = {  # split -> folder -> its classes, of those of the split in order
+    "test": {
+        "cifar10": (CIFAR, 0, 10), "mini5": (MINI, 0, 5), "mini8": (MINI, 5, 13),
+        "cifar5": (CIFAR, 10, 15), "cifar5b": (CIFAR, 15, 20), "mini7": (MINI, 13, 20),
+    },
+    "val": {
+        "cifar5v": (CIFAR, 0, 5), "cifar5w": (CIFAR, 5, 10), "cifar6v": (CIFAR, 10, 16),
+        "mini8v": (MINI, 0, 8), "mini8w": (MINI, 8, 16),
+    },
+}  # fmt: skip
 
 
-def write(root: Path, benchmark: str, classes: slice, out: Path, seed: int) -> None:
+def write(root: Path, benchmark: str, split: str, classes: slice, out: Path, seed: int) -> None:
     """out/<class>/ with the supports, out-test/<class>/ with the test images."""
-    found = sorted(read_classes(root, benchmark, "test").items())[classes]
+    found = sorted(read_classes(root, benchmark, split).items())[classes]
     for number, (name, files) in enumerate(found):
         order = np.random.default_rng([seed, number]).permutation(len(files))[: SUPPORTS + TESTS]
         for place, index in enumerate(order):
@@ -36,11 +48,12 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, required=True)
     parser.add_argument("--mini", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--split", choices=list(FOLDERS), default="test")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write(options.cifar, "cifar-fs", slice(0, 10), options.out / "cifar10", options.seed)
-    write(options.mini, "mini-imagenet", slice(0, 5), options.out / "mini5", options.seed)
-    write(options.mini, "mini-imagenet", slice(5, 13), options.out / "mini8", options.seed)
+    roots = {CIFAR: options.cifar, MINI: options.mini}
+    for name, (benchmark, first, last) in FOLDERS[options.split].items():
+        write(roots[benchmark], benchmark, options.split, slice(first, last), options.out / name, options.seed)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,22 @@ def load_recipe(
     return _load(Recipe, "recipe", name_or_path, shipped_recipes(), overrides, options or {})
 
 
+def load_recipe_and_target(
+    name_or_path: str | Path, overrides: Sequence[str] = (), options: Mapping[str, tuple[str, Any]] | None = None
+) -> tuple[Recipe, Target]:
+    """Both, as ``load_recipe`` takes them. Raises RecipeError with the faults of both."""
+    recipe, values, faults = _read(Recipe, "recipe", name_or_path, shipped_recipes(), overrides, options or {})
+    wanted, target = values.get("target"), None
+    if isinstance(wanted, str):  # else the recipe's faults say so
+        try:
+            target = load_target(wanted)
+        except RecipeError as error:
+            faults.append(str(error))
+    if recipe is None or target is None or faults:
+        raise RecipeError("\n".join(faults))
+    return recipe, target
+
+
 def load_target(name_or_path: str | Path) -> Target:
     """A shipped target by name, or a TOML file. Raises RecipeError like ``load_recipe``."""
     return _load(Target, "target", name_or_path, shipped_targets(), (), {})
@@ -85,6 +101,21 @@ def _load(
     overrides: Sequence[str],
     options: Mapping[str, tuple[str, Any]],
 ) -> M:
+    loaded, _, faults = _read(model, kind, name_or_path, shipped, overrides, options)
+    if loaded is None:
+        raise RecipeError("\n".join(faults))
+    return loaded
+
+
+def _read(
+    model: type[M],
+    kind: str,
+    name_or_path: str | Path,
+    shipped: Mapping[str, Path],
+    overrides: Sequence[str],
+    options: Mapping[str, tuple[str, Any]],
+) -> tuple[M | None, dict[str, Any], list[str]]:
+    """The model, None where there are faults; what was written; the faults. Raises RecipeError when it is no TOML."""
     path = _find(kind, name_or_path, shipped)
     shown = str(path) if str(name_or_path) not in shipped else f"{path.parent.name}/{path.name}"
     try:
@@ -94,13 +125,12 @@ def _load(
     except UNREADABLE as error:
         raise RecipeError(f"{shown}: is not valid TOML: {error}") from error
     faults, origins = _apply(values, overrides, options)
+    loaded = None
     try:
         loaded = model.model_validate(values, strict=True)
     except ValidationError as error:
         faults += [_fault(model, detail, shown, origins) for detail in error.errors(include_url=False)]
-    if faults:
-        raise RecipeError("\n".join(faults))
-    return loaded
+    return None if faults else loaded, values, faults
 
 
 def _apply(

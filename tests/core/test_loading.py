@@ -11,6 +11,7 @@ from tinyforge import recipe, target
 from tinyforge.errors import RecipeError
 from tinyforge.loading import (
     load_recipe,
+    load_recipe_and_target,
     load_target,
     parse_override,
     recipe_toml,
@@ -254,6 +255,18 @@ values = st.recursive(
     lambda inner: st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
     max_leaves=12,
 )
+
+
+class TestRecipeAndTarget:
+    def test_the_faults_of_both_are_told_at_once(self):
+        with pytest.raises(RecipeError) as error:
+            load_recipe_and_target("raspi", ["target=raspi9", "seed=x"])
+        assert "seed: must be" in str(error.value)
+        assert "unknown target 'raspi9' (did you mean 'raspi5'?)" in str(error.value)
+
+    def test_both_come_when_both_are_well(self):
+        recipe, target = load_recipe_and_target("raspi", ["target=raspi5"])
+        assert (recipe.target, target.name) == ("raspi5", "raspi5")
 
 
 class TestToml:

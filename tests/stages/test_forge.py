@@ -183,13 +183,13 @@ def test_synthetic_images_of_small_supports_have_their_size(built):
     assert all(decode(file).shape == (8, 8, 3) for file in files)  # the backbone draws 8 px, the supports have 16
 
 
-def command(inputs, out, *more):
+def command(inputs, out, *more, stage="compress"):
     images, test, overrides = inputs
     words = [
         sys.executable,
         "-m",
         "tinyforge",
-        "compress",
+        stage,
         "--recipe",
         "smoke",
         "--data",
@@ -222,6 +222,14 @@ def kill_in(stage, words, out):
     assert process.returncode == -signal.SIGKILL
 
 
+def kill_when_told(text, words):
+    """Start the command, and kill -9 it as soon as it says so."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert any(text in line for line in process.stderr)
+        os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+
 def manifests(out):
     return {path.parent.name: path.read_bytes() for path in (out / "store").glob("*/manifest.json")}
 
@@ -230,7 +238,19 @@ def test_kill_9_in_each_stage_ends_with_the_same_bytes(forge_inputs, tmp_path):
     subprocess.run(command(forge_inputs, tmp_path / "whole"), check=True, capture_output=True)
     for stage in MARKS:
         kill_in(stage, command(forge_inputs, tmp_path / "killed"), tmp_path / "killed")
-    subprocess.run(command(forge_inputs, tmp_path / "killed"), check=True, capture_output=True)
+    kill_when_told("bench: onnx-fp32", command(forge_inputs, tmp_path / "killed", stage="build"))
+    assert not (tmp_path / "killed/smoke-raspi4").exists()
+    for name in ("whole", "killed"):
+        words = command(forge_inputs, tmp_path / name, "-o", 'compress.precisions=["onnx-fp32"]', stage="build")
+        subprocess.run(words, check=True, capture_output=True)
     whole = manifests(tmp_path / "whole")
-    assert len(whole) == 4
+    assert len(whole) == 5  # compress twice: with all models, and with one
     assert manifests(tmp_path / "killed") == whole
+    assert unmeasured(tmp_path / "killed/smoke-raspi4") == unmeasured(tmp_path / "whole/smoke-raspi4")
+
+
+def unmeasured(bundle):
+    """Path -> bytes of a bundle's files, those aside that tell how fast it was."""
+    measured = ("bundle.json", "README.md", "report.html", "latency/onnx-fp32.json", "selftest/golden.json")
+    files = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    return {name: content for name, content in files.items() if name not in measured}

@@ -64,12 +64,12 @@ def _add_stage(name: str, summary: str) -> None:
     @program.command(name, help=summary)
     @options(*_build_options, *(_budget_options if name == "build" else ()))
     def run(recipe: str, overrides: tuple[str, ...], out: Path, dry_run: bool, **asked: Any) -> Answer:
-        from tinyforge.loading import load_recipe, load_target
+        from tinyforge.loading import load_recipe_and_target
 
         how = {key: asked.pop(key) for key in ("offline", "overwrite", "resume")}
         given = {key: value for key, value in asked.items() if value is not None and value is not False}
-        loaded = load_recipe(recipe, overrides, as_typed({key: given[key] for key in given.keys() & KEYS}, KEYS))
-        target = load_target(loaded.target)
+        typed = as_typed({key: given[key] for key in given.keys() & KEYS}, KEYS)
+        loaded, target = load_recipe_and_target(recipe, overrides, typed)
         within = bool(loaded.budget.limits) and name == "build"
         if not within and (stray := given.keys() & {*BUDGET, *PLACE}):
             flag = min(stray).replace("_", "-")
