@@ -57,6 +57,9 @@ class Backbone(Section):
     """
 
     name: str = Field("auto", description="'auto', 'glyphs', 'photos', 'sd15', a hub name, or a diffusers folder.")
+    auto_folder: str | None = Field(
+        None, description="The diffusers folder that 'auto' takes on a GPU host, before it looks in the hub's cache."
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     batch_size: Count | None = Field(

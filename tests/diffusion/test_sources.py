@@ -57,6 +57,20 @@ def test_auto_is_the_embedded_one_without_a_gpu(folder, hub_cache):
     assert "no CUDA device" in reason
 
 
+def test_auto_on_a_gpu_host_takes_the_folder_given_then_the_hub_cache(folder, copy, hub_cache, monkeypatch):
+    def auto(**given):
+        return choose_backbone("auto", domain_folder=folder, offline=True, **given)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # asked, and nothing else done with it
+    assert auto()[0] == str(folder)
+    assert "not in the hub cache" in auto()[1]
+    put_in_cache(hub_cache, folder, ALIASES["sd15"])
+    assert auto()[0] == ALIASES["sd15"]
+    assert auto(auto_folder=str(copy))[0] == str(copy)
+    with pytest.raises(MissingError, match="no backbone folder at nowhere"):
+        auto(auto_folder="nowhere")
+
+
 def test_names_of_the_embedded_one(folder):
     for name in ("embedded", "glyphs"):
         assert choose_backbone(name, domain_folder=folder, offline=True)[0] == str(folder)

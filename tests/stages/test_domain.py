@@ -7,6 +7,7 @@ from sklearn.datasets import load_sample_images
 
 from tinyforge import embedded
 from tinyforge.images import read_images
+from tinyforge.recipe import Backbone
 from tinyforge.stages.domain import USUAL_FLOOR_DB, choose_domain, floor_db, held_db
 from tinyforge.stages.road import Choice, backbone_choice, teacher_choice
 
@@ -62,7 +63,7 @@ def test_each_domain_knows_its_own_images_and_not_the_other_s(digits, photos):
 
 def test_the_teacher_follows_the_backbone_s_domain(digits, photos):
     for images, domain in ((digits, "glyphs"), (photos, "photos")):
-        backbone = backbone_choice("embedded", images, offline=True)
+        backbone = backbone_choice(Backbone(name="embedded"), images, offline=True)
         assert backbone.source == str(embedded.path(domain, "backbone"))
         assert teacher_choice("embedded", backbone, images).source == str(embedded.path(domain, "teacher"))
         assert teacher_choice("glyphs", backbone, images).source == str(embedded.path("glyphs", "teacher"))

@@ -52,15 +52,18 @@ class Located:
     licence: str
 
 
-def choose_backbone(name: str, *, domain_folder: Path, offline: bool) -> tuple[str, str]:
+def choose_backbone(
+    name: str, *, domain_folder: Path, offline: bool, auto_folder: str | None = None
+) -> tuple[str, str]:
     """What ``backbone.name`` of a recipe stands for: (folder or hub name, the reason in words).
 
-    'auto' is Stable Diffusion 1.5 where there is a GPU and its weights are in the hub cache, else the embedded backbone
-    in ``domain_folder``, which can also be asked for by 'embedded' or its domain's name. Downloads nothing.
-    Raises RecipeError for a name that is nothing, MissingError for one that is not here and may not be downloaded.
+    'auto' is Stable Diffusion 1.5 where there is a GPU and its weights are in ``auto_folder`` or the hub cache, else
+    the embedded backbone in ``domain_folder``, which can also be asked for by 'embedded' or its domain's name.
+    Downloads nothing. Raises RecipeError for a name that is nothing, MissingError for one that is not here and may
+    not be downloaded.
     """
     if name == "auto":
-        return _choose_auto(domain_folder)
+        return _choose_auto(domain_folder, auto_folder)
     if name in ("embedded", domain_folder.parent.name):
         return str(_require_folder(domain_folder)), "the embedded backbone, as asked"
     if Path(name).expanduser().is_dir():
@@ -79,12 +82,16 @@ def choose_backbone(name: str, *, domain_folder: Path, offline: bool) -> tuple[s
     return repository, "as asked; its weights will be downloaded from the hub"
 
 
-def _choose_auto(domain_folder: Path) -> tuple[str, str]:
+def _choose_auto(domain_folder: Path, given: str | None) -> tuple[str, str]:
     import torch
 
     repository = ALIASES["sd15"]
+    if given is not None:
+        locate(given, offline=True)  # a folder that is none is told on any machine
     if not torch.cuda.is_available():
         return str(_require_folder(domain_folder)), "the embedded backbone: this machine has no CUDA device"
+    if given is not None:
+        return str(Path(given).expanduser()), "a GPU is here, and the folder for it was given"
     if not cached_snapshot(repository):
         reason = f"a GPU is here, but {repository} is not in the hub cache (--backbone sd15 downloads it)"
         return str(_require_folder(domain_folder)), f"the embedded backbone: {reason}"

@@ -12,7 +12,7 @@ import numpy as np
 from tinyforge import embedded
 from tinyforge.errors import MissingError, RecipeError
 from tinyforge.images import content_hash
-from tinyforge.recipe import PRESETS, Recipe, with_defaults
+from tinyforge.recipe import PRESETS, Backbone, Recipe, with_defaults
 from tinyforge.stages.domain import choose_domain
 from tinyforge.stages.inputs import Inputs, gather
 from tinyforge.target import Target
@@ -143,7 +143,7 @@ def start(job: Job) -> Road:
 
 def equip(job: Job, inputs: Inputs) -> Road:
     """Choose the models for images that are already there, complete the recipe, and say so."""
-    backbone = backbone_choice(job.recipe.backbone.name, inputs.support.rgb, job.offline)
+    backbone = backbone_choice(job.recipe.backbone, inputs.support.rgb, job.offline)
     teacher = teacher_choice(job.recipe.teacher.name, backbone, inputs.support.rgb)
     recipe = settled(complete(job.recipe, backbone.source, teacher.source))
     road = Road(replace(job, recipe=recipe), inputs, backbone, teacher)
@@ -175,16 +175,16 @@ def short_name(source: str) -> str:
     return str(Path(source).relative_to(embedded.HERE)) if Path(source).is_relative_to(embedded.HERE) else source
 
 
-def backbone_choice(name: str, images: Sequence[np.ndarray], offline: bool) -> Choice:
+def backbone_choice(wanted: Backbone, images: Sequence[np.ndarray], offline: bool) -> Choice:
     """What ``backbone.name`` stands for; the embedded one is that of the domain that fits the images."""
     from tinyforge.diffusion.sources import choose_backbone
 
-    domains = embedded.domains()
+    name, domains = wanted.name, embedded.domains()
     if name not in ("auto", "embedded", *domains):
         return Choice(*choose_backbone(name, domain_folder=embedded.path("glyphs", "backbone"), offline=offline))
     domain, why = choose_domain(name, images)
     folder = embedded.path(domain, "backbone")
-    source, reason = choose_backbone(name, domain_folder=folder, offline=offline)
+    source, reason = choose_backbone(name, domain_folder=folder, offline=offline, auto_folder=wanted.auto_folder)
     return Choice(source, f"{reason}; {why}" if source == str(folder) else reason)
 
 
