@@ -36,7 +36,7 @@ class Item:
     """One image. name: relative posix path, NFC, or 'digits/<n>'. label: index into the classes.
 
     sha256: of the encoded bytes (of the pixels for digits).
-    source: the pixels uint8 (H, W, 3), or the file to decode when asked.
+    source: the pixels uint8 (H, W, 3), or the file to decode when asked. file: where it was read, None for digits.
     """
 
     name: str
@@ -44,16 +44,22 @@ class Item:
     sha256: str
     source: np.ndarray | Path
     max_pixels: int = MAX_PIXELS
+    file: Path | None = None
 
     @property
     def rgb(self) -> np.ndarray:
         """uint8 (H, W, 3). Raises DataError when the file has changed since it was read."""
-        if isinstance(self.source, np.ndarray):
-            return self.source
-        encoded = read_file(self.source) if self.source.is_file() else b""
+        return self.source if isinstance(self.source, np.ndarray) else decode(self.encoded, self.max_pixels)
+
+    @property
+    def encoded(self) -> bytes:
+        """The file's bytes, none where there is no file. Raises DataError like ``rgb``."""
+        if self.file is None:
+            return b""
+        encoded = read_file(self.file) if self.file.is_file() else b""
         if hashlib.sha256(encoded).hexdigest() != self.sha256:
-            raise DataError(f"{self.source}: changed or removed while it was being used; run the command again")
-        return decode(encoded, self.max_pixels)
+            raise DataError(f"{self.file}: changed or removed while it was being used; run the command again")
+        return encoded
 
 
 class Pixels(Sequence):
@@ -350,7 +356,8 @@ def _read_entries(entries: Iterable[_Entry], labels: dict[str, int], max_pixels:
             keep = resident + rgb.nbytes <= _RESIDENT_BYTES
             resident += rgb.nbytes if keep else 0
             digest = hashlib.sha256(encoded).hexdigest()
-            items.append(Item(entry.name, labels.get(entry.label, -1), digest, rgb if keep else entry.path, max_pixels))
+            source, label = rgb if keep else entry.path, labels.get(entry.label, -1)
+            items.append(Item(entry.name, label, digest, source, max_pixels, entry.path))
     return items, faults
 
 

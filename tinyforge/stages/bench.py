@@ -13,7 +13,7 @@ from tinyforge.device.machine import describe_machine
 from tinyforge.device.spec import InputSpec
 from tinyforge.device.stats import score
 from tinyforge.loading import recipe_toml
-from tinyforge.stages.pictures import png
+from tinyforge.stages.pictures import JPEG_START, travelling
 from tinyforge.stages.road import Road
 from tinyforge.stages.telling import busy_note, licences, notes, provenance, report
 
@@ -145,13 +145,12 @@ def contender(one: Any, latency: Mapping[str, Any], scores: Mapping[str, Any], v
 
 
 def golden_images(road: Road) -> dict[str, bytes]:
-    """A few real images, from as many classes as there is room for: supports, as PNG of the pixels that were
-    decoded.
-    """
+    """A few real images, from as many classes as there is room for: supports, as their files are, see ``travelling``."""
     support = road.inputs.support
     first = {int(label): index for index, label in reversed(list(enumerate(support.labels)))}
     chosen = [first[label] for label in sorted(first)][:GOLDEN_IMAGES]
-    return {f"{number:02d}.png": png(support.items[index].rgb) for number, index in enumerate(chosen)}
+    encoded = [travelling(support.items[index]) for index in chosen]
+    return {f"{number:02d}.{'jpg' if one.startswith(JPEG_START) else 'png'}": one for number, one in enumerate(encoded)}
 
 
 def measure(road: Road, model: Path, runtime: str, spec: InputSpec, images: Mapping[str, bytes]) -> dict[str, Any]:

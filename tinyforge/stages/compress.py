@@ -111,12 +111,14 @@ class Joined(Sequence):
 def shares(road: Road, spec: Any) -> tuple[Any, Any, np.ndarray]:
     """(calibration, validation inputs, their labels), without an image in common.
 
-    Calibration: all supports, then synthetic images evenly over the set, up to the recipe's count. Validation: every
-    other synthetic image up to half of the recipe's count, and random views of the supports up to all of it.
+    Calibration: supports, class by class in turn, then synthetic images evenly over the set, up to the recipe's count.
+    Validation: every other synthetic image up to half of the recipe's count, and random views of the supports, in turn
+    too, up to all of it.
     """
     from tinyforge.compress.calibration import Calibration, Prepared
 
-    wanted, support, artifact = road.recipe.compress, road.inputs.support, road.done["synthesize"]
+    wanted, artifact = road.recipe.compress, road.done["synthesize"]
+    support = road.inputs.support.subset(in_turn(road.inputs.support.labels))
     records = artifact.json("index.json")
     chosen = evenly(len(records), wanted.calibration_images - len(support))
     rest = [index for index in range(len(records)) if index not in chosen]
@@ -130,6 +132,15 @@ def shares(road: Road, spec: Any) -> tuple[Any, Any, np.ndarray]:
     unseen_views = views[: len(support)]  # one of each
     calibration = Calibration(Prepared(images, spec), Prepared(Joined((support.rgb, unseen_views)), spec))
     return calibration, Prepared(Joined((views, unknown)), spec), np.array(labels, dtype=np.int64)
+
+
+def in_turn(labels: np.ndarray) -> np.ndarray:
+    """Indices: the first image of every class, then the second of every class, ..."""
+    place = np.zeros(len(labels), dtype=np.int64)  # of each image within its class
+    for label in np.unique(labels):
+        members = labels == label
+        place[members] = np.arange(members.sum())
+    return np.lexsort((labels, place))
 
 
 def evenly(total: int, count: int) -> set[int]:

@@ -1,14 +1,22 @@
-"""Images between numpy, torch and PNG files, for the stages that draw."""
+"""Images between numpy, torch and image files, for the stages that draw."""
 
 import io
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tinyforge.device.preprocess import resize
+from tinyforge.device.preprocess import decode, resize
 from tinyforge.device.spec import InputSpec
+from tinyforge.images import Item
+
+TRAVELLING_PIXELS = 2_000_000
+JPEG_START, START_OF_SCAN, END, ORIENTATION = b"\xff\xd8", 0xDA, 0xD9, 0x0112
+MARKER, AFTER_SCAN = re.compile(rb"\xff+[^\xff\0]"), re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+DROPPED = frozenset((0xFE, *range(0xE1, 0xEE), 0xEF))  # comments, APP1 to APP13, APP15
 
 
 def as_batch(images: Iterable[np.ndarray], size: int) -> Any:
@@ -30,6 +38,54 @@ def png(rgb: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def travelling(item: Item) -> bytes:
+    """An image's file as it goes into a bundle: a JPEG as it is, less what tells of its author and place; the pixels as
+    PNG where it is another kind of file, or none.
+
+    More than TRAVELLING_PIXELS are scaled down, so that a bundle of camera photos stays small and quick to measure.
+    """
+    encoded, rgb = item.encoded, item.rgb
+    is_jpeg, factor = encoded.startswith(JPEG_START), (TRAVELLING_PIXELS / (rgb.shape[0] * rgb.shape[1])) ** 0.5
+    if factor >= 1:
+        return (bare_jpeg(encoded) if is_jpeg else b"") or png(rgb)
+    small = resize(rgb, InputSpec(tuple(max(1, int(side * factor)) for side in rgb.shape[:2]), resize="bicubic"))
+    if not is_jpeg:
+        return png(small)
+    buffer = io.BytesIO()
+    Image.fromarray(small).save(buffer, format="JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def bare_jpeg(encoded: bytes) -> bytes:
+    """A JPEG that decodes to the same pixels without comments, application segments and what follows its end: no place,
+    no author, no thumbnail, no film. b"" where that fails.
+
+    Kept are JFIF's and Adobe's segments, which say how colours are coded, and of EXIF the orientation.
+    Source: ITU-T T.81, annex B.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    kept, place = [JPEG_START], len(JPEG_START)
+    if orientation != 1:
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        told = exif.tobytes()
+        kept.append(b"\xff\xe1" + (len(told) + 2).to_bytes(2, "big") + told)
+    while found := MARKER.match(encoded, place):
+        marker = encoded[found.end() - 1]
+        if marker == END:
+            bare = b"".join([*kept, b"\xff\xd9"])
+            return bare if np.array_equal(decode(bare), decode(encoded)) else b""
+        end = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2], "big")
+        if marker == START_OF_SCAN:  # the coded pixels follow, up to the next marker that is not of theirs
+            following = AFTER_SCAN.search(encoded, end)
+            end = following.start() if following else len(encoded)
+        if marker not in DROPPED:
+            kept.append(encoded[found.start() : end])
+        place = end
+    return b""
 
 
 def shrink(rgb: np.ndarray, like: tuple[int, int]) -> np.ndarray:
