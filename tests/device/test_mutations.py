@@ -19,6 +19,7 @@ import pytest
 
 from tinyforge.device.__main__ import main
 from tinyforge.device.bench import bench_model
+from tinyforge.device.conditions import judge
 from tinyforge.device.machine import describe_machine
 from tinyforge.device.seal import bundle_files
 
@@ -348,6 +349,20 @@ def edit_json(name: str, change: Callable[[dict], Any]) -> Callable[[Path], None
     return damage
 
 
+def _throttled(report: dict) -> None:
+    """What the firmware told is as it was, and what was concluded from it too."""
+    report["samples"][-1]["firmware"] = 1 << 2
+    report.update(judge(report["samples"]))
+
+
+def added_and_listed(name: str) -> Callable[[Path], None]:
+    def damage(root: Path) -> None:
+        (root / name).write_text("print('mine')")
+        rehash(root)
+
+    return damage
+
+
 def golden_changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
     def damage(root: Path) -> None:
         path = root / "selftest/golden.npz"
@@ -390,7 +405,12 @@ def forgeries(whole: Path) -> list[Mutation]:
             "elsewhere", edit_json(latency, lambda r: r["machine"].update(cpu="Pi")), 1, "certificate/latency/mach"
         ),
         Mutation("emulated", edit_json(latency, lambda r: r["machine"].update(emulated=True)), 1, "latency/at_most_ms"),
-        Mutation("invalid", edit_json(latency, lambda r: r.update(valid=False)), 1, "certificate/latency/at_most_ms"),
+        Mutation(
+            "invalid", edit_json(latency, lambda r: r.update(valid=False)), 1, "'valid' is not what 'samples' say"
+        ),
+        Mutation("throttled", edit_json(latency, _throttled), 1, "certificate/latency/at_most_ms"),
+        Mutation("calm", edit_json(latency, lambda r: r.update(samples=[])), 1, "'samples' are not of a machine's"),
+        Mutation("a program", added_and_listed("numpy.py"), 2, "numpy.py: has no place in a bundle"),
         Mutation("a run of ages", edit_json(latency, _ages), 1, "is too large a number"),
         Mutation("the card", then_rehash(rewritten("README.md", _better)), 1, "card: README.md says '| student | 6 |"),
         Mutation("no score", lambda root: _drop(root, "scores", "student"), 1, "scores/student is given as 'absent'"),

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from tinyforge.device import stats
 from tinyforge.device.bench import bench_model
 from tinyforge.device.bundle import load_bundle
-from tinyforge.device.claims import certificate
+from tinyforge.device.certificate import certificate
+from tinyforge.device.conditions import judge
 from tinyforge.device.folder import BundleFault
 from tinyforge.device.machine import describe_machine
 from tinyforge.device.metadata import read_metadata
@@ -38,7 +41,8 @@ def report(built_bundle):
     bundle = load_bundle(built_bundle)
     model, images = bundle.model_path(bundle.variant()), [built_bundle / "selftest/0.png"]
     report = bench_model(model, "onnxruntime", 1, images, SPEC, seconds=0, min_runs=70, warmup=2)
-    return {**report, "machine": describe_machine(), "settled": True, "valid": True}
+    at_rest = [{**sample, "busy_cores": 0.0} for sample in report["samples"]]
+    return {**report, "machine": describe_machine(), "settled": True, "samples": at_rest, **judge(at_rest)}
 
 
 @pytest.fixture
@@ -119,11 +123,14 @@ def test_a_better_certificate_is_found(measured_path, place):
     assert message.startswith(f"certificate/{'/'.join(place)} is given as 0.999, the raw data say ")
 
 
+AT_REST = {"load": 0.0, "governors": [], "firmware": 0, "throttle_events": 0, "cooling": [], "busy_cores": 0.0}
+THROTTLED, BUSY = {**AT_REST, "firmware": 1 << 2}, {**AT_REST, "busy_cores": 1.5}
 ROWS = [(f"{index}.png", 0, 0) for index in range(50)]
 
 
 def timed(runs, **more):
-    return {"raw_us": {"infer": [1000] * runs}, "machine": {"cpu": "Pi"}, "threads": 1, "settled": True, **more}
+    told = {"machine": {"cpu": "Pi"}, "threads": 1, "settled": True, "samples": [AT_REST, AT_REST]}
+    return {"raw_us": {"infer": [1000] * runs}, **told, **more}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,8 @@ def timed(runs, **more):
         ({"m": ROWS}, timed(63), "no latency is claimed: 64 timed runs are needed, there are 63"),
         ({"m": ROWS}, None, "no latency is claimed: it was not measured"),
         ({"m": ROWS}, timed(64, machine={"cpu": "x", "emulated": True}), "claimed: it was measured under an emulator"),
-        ({"m": ROWS}, timed(64, valid=False, reasons=["throttled"]), "the measurement is not valid: throttled"),
+        ({"m": ROWS}, timed(64, samples=[AT_REST, THROTTLED]), "the measurement is not valid: throttled"),
+        ({"m": ROWS}, timed(64, samples=[BUSY, AT_REST]), "(early stopping, 64 runs, beside other work) on Pi"),
         ({"m": ROWS}, timed(64, settled=False), "(early stopping, 64 runs, not settled) on Pi"),
         ({"m": ROWS}, timed(64), "top-1 >= 94.1 % at 95 % (exact binomial, n = 50); p90 of inference <= 1 ms at 99 %"),
         ({"other": ROWS}, timed(64), "no accuracy is claimed"),
@@ -143,6 +151,44 @@ def test_nothing_is_certified_that_was_not_measured(answers, report, statement):
     found = certificate("m", answers, {} if report is None else {"m": report})
     assert statement in found["statement"]
     assert (found["accuracy"] is None) == ("no accuracy" in statement)
+
+
+def test_the_best_of_many_is_certified_less():
+    alone, best = (certificate("m", {"m": ROWS}, {}, count) for count in (1, 10))
+    assert best["statement"].startswith("top-1 >= 89.9 % at 95 % (exact binomial, n = 50, the best of 10 models)")
+    assert best["accuracy"]["at_least"] < alone["accuracy"]["at_least"]
+
+
+@pytest.mark.parametrize("samples", [[], [{}], ["x"], [{**AT_REST, "firmware": "1"}], None])
+def test_states_of_the_machine_that_are_none(measured_path, report, samples):
+    (measured_path / "latency/onnx-fp32.json").write_text(json.dumps({**report, "samples": samples}))
+    rehash(measured_path)
+    (message,) = messages(measured_path)
+    assert "latency/onnx-fp32.json: 'samples'" in message
+
+
+def test_a_file_that_has_no_place_in_a_bundle(bundle_path):
+    """Python would import it where the device package runs."""
+    (bundle_path / "numpy.py").write_text("print('mine')")
+    rehash(bundle_path)
+    with pytest.raises(BundleFault, match="has no place in a bundle"):
+        load_bundle(bundle_path)
+
+
+def test_folders_deeper_than_calls_can_go(bundle_path):
+    """Made by steps: a path of that length is none."""
+    place = os.open(bundle_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=place)
+        place, above = os.open("d", os.O_RDONLY, dir_fd=place), place
+        os.close(above)
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=place))
+    os.close(place)
+    try:
+        (message,) = messages(bundle_path)
+    finally:
+        subprocess.run(["rm", "-r", bundle_path / "d"], check=True)
+    assert "not listed in bundle.json" in message or "File name too long" in message
 
 
 def test_the_digest_tells_this_bundle_from_any_other(bundle_path):

@@ -153,6 +153,16 @@ def test_a_failure_there_leaves_nothing_there(board, wish, tmp_path):
     assert not (board.home / ".tinyforge").exists()
 
 
+def test_other_files_in_the_folder_of_the_address_stay(board, wish, tmp_path):
+    mine = [tmp_path / "mine" / name for name in ("blobs/mine.txt", "work.new/mine.txt", "tree-1.new")]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    found = bench_board(replace(board.address, folder=str(tmp_path / "mine")), wish, config=board.config)
+    assert found["selftest"]["ok"]
+    assert sorted(path for path in (tmp_path / "mine").rglob("*") if path.is_file()) == sorted(mine)
+
+
 def test_half_sent_files_are_continued_and_wrong_ones_replaced(board, wish):
     bench_board(board.address, replace(wish, keep=True), config=board.config)
     blobs = sorted((board.home / ".tinyforge/blobs").iterdir(), key=lambda path: path.stat().st_size)
@@ -211,8 +221,9 @@ def test_several_boards_at_once_and_one_that_fails(board, wish):
     found = bench_boards([board.address, away], wish, config=board.config)
     assert found[0]["selftest"]["ok"]
     assert found[1]["error"]["exit_code"] == 4
-    with pytest.raises(UsageError, match="given twice"):
-        bench_boards([away, away], wish, config=board.config)
+    for twin in (away, replace(away, folder="/elsewhere")):
+        with pytest.raises(UsageError, match="given twice"):
+            bench_boards([away, twin], wish, config=board.config)
     with pytest.raises(UsageError, match="no such OpenSSH configuration"):
         bench_boards([away], wish, config=board.folder / "absent")
 

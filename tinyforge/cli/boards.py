@@ -2,6 +2,8 @@
 
 import click
 
+from tinyforge.device.tiers import LONGEST
+
 from .running import PATH
 
 
@@ -13,6 +15,17 @@ def counts(context: click.Context, parameter: click.Parameter, text: str | None)
     if not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"{text!r}: whole numbers with commas between, like 1,2,4")
     return [int(part) for part in parts]
+
+
+def duration(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """Seconds, as the device's own command takes them."""
+    try:
+        seconds = None if text is None else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number of seconds") from None
+    if seconds is not None and not 0 <= seconds <= LONGEST:
+        raise click.BadParameter(f"{text} is not between 0 and {LONGEST} seconds")
+    return seconds
 
 
 BOARD_OPTIONS = (

@@ -10,7 +10,7 @@ import click
 from tinyforge.device.tiers import TIERS, tiers_text
 from tinyforge.errors import DataError, GateError, UsageError
 
-from .boards import BOARD_OPTIONS, counts
+from .boards import BOARD_OPTIONS, counts, duration
 from .progress import Progress
 from .running import PATH, Answer, options, program
 
@@ -27,7 +27,7 @@ _bundle = click.argument("bundle", type=PATH)
     click.option("--images", multiple=True, type=PATH, metavar="FILE", help="Images to measure on, repeatable."),
     click.option("--test", type=PATH, metavar="FOLDER", help="Labelled images, FOLDER/<class>/*: accuracy there."),
     click.option("--tier", type=click.Choice(list(TIERS)), default="quick", show_default=True, help=tiers_text()),
-    click.option("--seconds", type=click.FloatRange(0), help="At least this long, instead of the tier's ..."),
+    click.option("--seconds", callback=duration, metavar="S", help="At least this long, instead of the tier's ..."),
     click.option("--runs", type=click.IntRange(1), help="... and this often: 64 for a p90, 662 for a p99."),
     click.option("--warmup", type=click.IntRange(1), default=20, show_default=True, help="Runs per warm-up window."),
     click.option(
@@ -55,7 +55,7 @@ def _bench_here(bundle: Path, variants: list[str], runs: int, **how: Any) -> Ans
     from tinyforge.device.bundle import load_bundle
 
     loaded = load_bundle(bundle)
-    names = list(loaded.variants) if variants == ["all"] else variants
+    names = list(loaded.variants) if "all" in variants else variants
     report = bench_bundle(loaded, variants=names or None, min_runs=runs, **how)
     return Answer(report, bench_text(report), _throttled(report))
 
@@ -71,7 +71,13 @@ def _bench_there(bundle: Path, devices: tuple[str, ...], ssh_config: Path | None
     wish = remote.Wish(
         bundle,
         variants=[name for name in how["variants"] if name != "all"],
-        options=remote.bench_options(how["variants"], how["threads"], how["seconds"], how["runs"], how["warmup"]),
+        options=remote.bench_options(
+            ["all"] if "all" in how["variants"] else how["variants"],
+            how["threads"],
+            how["seconds"],
+            how["runs"],
+            how["warmup"],
+        ),
         images=how["images"],
         test=how["test"],
         wheels=how["offline_wheels"],

@@ -22,6 +22,8 @@ from tinyforge import __version__
 from tinyforge.errors import StorageError, TinyForgeError, storage_error
 
 HOST_ADVICE = 'pip install "tinyforge[host]"'
+IN_ONE_GO = ("bench", "predict", "inspect", "verify")
+CONTINUES = "; the same command continues where this one stopped"
 PATH = click.Path(path_type=Path)
 
 
@@ -84,7 +86,8 @@ def _fail(error: BaseException, command: str | None, as_json: bool, verbose: boo
 
 
 def _report(error: BaseException, command: str | None, as_json: bool, **details: Any) -> int:
-    record = {"type": type(error).__name__, "message": _message(error), "exit_code": _exit_code(error), **details}
+    message = _message(error) + (CONTINUES if _exit_code(error) == 130 and command not in IN_ONE_GO else "")
+    record = {"type": type(error).__name__, "message": message, "exit_code": _exit_code(error), **details}
     if as_json:
         print(json.dumps({"ok": False, "command": command, "error": record}, indent=1))
     else:
@@ -104,10 +107,12 @@ def _exit_code(error: BaseException) -> int:
         return 3
     from tinyforge.device.bundle import BundleFault
     from tinyforge.device.preprocess import DecodeFault
-    from tinyforge.device.runtime import MissingRuntime, RuntimeFault
+    from tinyforge.device.runtime import MissingRuntime, ProcessKilled, RuntimeFault
 
     if isinstance(error, MissingRuntime):
         return 3
+    if isinstance(error, ProcessKilled):
+        return 4
     return 2 if isinstance(error, BundleFault | DecodeFault | RuntimeFault) else 5
 
 
@@ -120,7 +125,7 @@ def missing_module(error: BaseException) -> str | None:
 def _message(error: BaseException) -> str:
     code = _exit_code(error)
     if code == 130:
-        return "interrupted; the same command continues where this one stopped"
+        return "interrupted"
     if isinstance(error, click.ClickException):
         return error.format_message()
     if module := missing_module(error):

@@ -42,9 +42,9 @@ class Contents:
     measuring; a few real ones.
     predictions: method -> {names, labels, predicted} on the test set; the score of each is worked out from it.
     latency: variant -> report of ``device.bench``, of shipped ones only; machine: where it was measured. providers:
-    runtime -> what shall run its models; exact_int8: of its sums, see ``Target``. provenance: lineage, versions, seeds;
-    no times of day. notes: what a user must know, for the model card. recipe_lock: TOML. report_html: the whole
-    document.
+    runtime -> what shall run its models; exact_int8: of its sums, see ``Target``. candidates: among how many models the
+    test images chose. provenance: lineage, versions, seeds; no times of day. notes: what a user must know, for the
+    model card. recipe_lock: TOML. report_html: the whole document.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Contents:
     licences: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     also: Sequence[str] = ()
+    candidates: int = 1
 
     def shipped(self) -> list[Variant]:
         """The chosen variant, the fp32 reference, then the others. Raises ValueError when one of them was not made."""
@@ -165,7 +166,8 @@ def bundle_record(root: Path, contents: Contents) -> dict[str, Any]:
         }
         for one in contents.shipped()
     }
-    model = {"chosen": contents.chosen, "variants": variants}
+    among = {"candidates": contents.candidates} if contents.candidates > 1 else {}
+    model = {"chosen": contents.chosen, "variants": variants, **among}
     return {
         "schema_version": device_bundle.SCHEMA_VERSION,
         "name": contents.name,

@@ -60,9 +60,11 @@ def _positive(text: str) -> int:
 
 
 def _duration(text: str) -> float:
+    from .tiers import LONGEST
+
     value = float(text)
-    if not 0 <= value <= 86400:
-        raise argparse.ArgumentTypeError("must be between 0 and 86400")
+    if not 0 <= value <= LONGEST:
+        raise argparse.ArgumentTypeError(f"must be between 0 and {LONGEST}")
     return value
 
 
@@ -94,7 +96,7 @@ def _bench(options: argparse.Namespace) -> tuple[Any, str, int]:
     seconds, runs = TIERS[options.tier]
     report = bench_bundle(
         bundle,
-        variants=list(bundle.variants) if options.variant == ["all"] else options.variant,
+        variants=list(bundle.variants) if "all" in (options.variant or ()) else options.variant,
         threads=options.threads,
         images=options.images,
         test=options.test,
@@ -134,6 +136,8 @@ def _told(fault: Exception) -> tuple[str, int]:
     kinds = {kind.__name__ for kind in type(fault).__mro__ if kind.__module__.startswith(f"{__package__}.")}
     if "MissingRuntime" in kinds:
         return str(fault), 3
+    if "ProcessKilled" in kinds:
+        return str(fault), 4
     if kinds & {"BundleFault", "DecodeFault", "RuntimeFault"}:
         return str(fault), 2
     damaged = _damaged(fault)

@@ -17,7 +17,8 @@ from typing import Any
 
 from .accuracy import bench_accuracy
 from .bundle import Bundle
-from .conditions import ROOT, busy_cores, read_conditions, summarise_conditions
+from .certificate import certificate
+from .conditions import ROOT, busy_cores, judge, read_conditions, summarise_conditions
 from .energy import open_meter
 from .folder import locate, need, read_json
 from .machine import describe_machine
@@ -42,7 +43,7 @@ __all__ = [
 BLOCK_SECONDS = 0.5
 MIN_BLOCKS = 8
 SAMPLE_SECONDS = 1.0
-KEPT_APART = ("raw_us", "block_p50_us")
+KEPT_APART = ("raw_us", "block_p50_us", "samples")
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
@@ -64,9 +65,12 @@ def bench_arms(
 
     Returns {variants: {arm's name: report}, comparisons: of the others with the first, conditions}. A report holds
     ``summarise(raw_us)``, ``Worker.ready`` (threads: those used, at most the cores there are), threads_asked,
-    busy_cores (others' work, before), energy, valid and reasons (of the conditions), block_p50_us and raw_us.
+    busy_cores (others' work, before), energy, valid, reasons, notes (``judge`` of the samples), samples (of the
+    machine's state: before, about every second, after), block_p50_us and raw_us.
     Raises MissingRuntime or RuntimeFault, also when a process is killed. ``root``: see ``conditions``.
     """
+    if not math.isfinite(seconds):
+        raise ValueError("a measurement must end")
     if not arms or not images or min_runs < 1 or warmup < 1 or seconds < 0:
         raise ValueError("a measurement needs models, images, at least one run and one warm-up, and no negative time")
     samples = [{**read_conditions(root), "busy_cores": busy_cores(root)}]
@@ -77,7 +81,8 @@ def bench_arms(
         idle_watts = _idle_watts(meter)
         workers = [stack.enter_context(Worker(arm, images, spec, warmup)) for arm in arms]
         taken = _take_turns(workers, seconds, min_runs, meter, samples, root)
-    conditions = summarise_conditions([*samples, read_conditions(root)])
+    samples.append(read_conditions(root))
+    conditions = summarise_conditions(samples)
     reports = {}
     for worker, one in zip(workers, taken):
         raw_us = {stage: list(values) for stage, values in one.raw_us.items()}
@@ -87,8 +92,8 @@ def bench_arms(
             "threads_asked": worker.arm.threads,
             "busy_cores": samples[0]["busy_cores"],
             "energy": one.energy(meter.source, idle_watts) if meter else None,
-            "valid": conditions["valid"],
-            "reasons": conditions["reasons"],
+            **judge(samples),
+            "samples": samples,
             "block_p50_us": one.block_p50_us,
             "raw_us": raw_us,
         }
@@ -208,6 +213,7 @@ def bench_bundle(
     threads: of inference, each in turn, arms named 'onnx-int8@2' (default: the bundle's, arms named by variant).
     test: labelled images, see ``accuracy``.
     Returns {schema_version, bundle, target, machine}, what ``bench_arms`` does, and accuracy where there is a ``test``.
+    Each arm's report has a certificate: what may be claimed of it on this machine.
     """
     paths = [Path(path) for path in images or selftest_images(bundle)]
     for path in paths:
@@ -229,7 +235,14 @@ def bench_bundle(
     head = {"schema_version": 1, "bundle": bundle.name, "target": bundle.target, "machine": describe_machine(root)}
     accuracy = {"accuracy": bench_accuracy(bundle, test, list(models))} if test else {}
     options: dict[str, Any] = {"seconds": seconds, "min_runs": min_runs, "warmup": warmup, "root": root}
-    return {**head, **bench_arms(arms, paths, bundle.spec, **options), **accuracy}
+    measured = bench_arms(arms, paths, bundle.spec, **options)
+    for arm in arms:
+        report = measured["variants"][arm.name]
+        found = accuracy["accuracy"]["predictions"][arm.name.partition("@")[0]] if test else None
+        answers = {arm.name: list(zip(found["names"], found["labels"], found["predicted"]))} if found else {}
+        here = {arm.name: {**report, "machine": head["machine"]}}
+        report["certificate"] = certificate(arm.name, answers, here)["statement"]
+    return {**head, **measured, **accuracy}
 
 
 def _check_decodable(path: Path) -> None:

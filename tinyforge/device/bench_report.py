@@ -42,6 +42,7 @@ def _tables(report: dict[str, Any]) -> Iterator[str]:
     if spent:
         keys = ("source", "joules_per_run", "watts", "idle_watts")
         yield table(["variant", *keys], [[name, *(one[key] for key in keys)] for name, one in spent.items()])
+    yield "\n".join(f"{name}: {plain(one['certificate'])}" for name, one in arms.items())
     if "accuracy" in report:
         yield from _accuracy_tables(report["accuracy"])
 

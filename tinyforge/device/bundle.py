@@ -24,7 +24,8 @@ bundle.json, all keys required but for the optional ones, no others allowed, als
                                           "precision": "fp32" | "fp16" | "int8",
                                           "files": [{"path", "sha256", "bytes"}, ...],      first: opened
                                           "providers": ["GPU", "CPU"],           optional, most wanted first
-                                          "exact_int8": true}, ...}},            optional, see runtime.open_session
+                                          "exact_int8": true}, ...},             optional, see runtime.open_session
+               "candidates": 12},                optional: models that the test images chose the shipped one among
      "scores", "parity", "latency", "certificate":    what follows from the raw data: ``claims`` says how
      "provenance": {...},                             any object: lineage, versions, seeds; no times of day
      "licences": [{"name": "...", "licence": "...", ...}, ...],       both text; other keys are free
@@ -86,7 +87,11 @@ KEYS = {
     "files": dict,
     "seal": str,
 }
-MODEL_KEYS = ("chosen", "variants")
+MODEL_KEYS = ("chosen", "variants", "candidates")
+PLACES = (  # what may lie in the folder: files, and folders of files
+    RECORD, "README.md", "recipe.lock.toml", "requirements.txt", "report.html",
+    "model/", "tinyforge_device/", "selftest/", "predictions/", "latency/",
+)  # fmt: skip
 VARIANT_KEYS = ("runtime", "precision", "files", "providers", "exact_int8")
 FILE_KEYS = ("path", "sha256", "bytes")
 
@@ -164,6 +169,8 @@ def load_bundle(path: str | Path, *, sealed: bool = True, check_hashes: bool = F
     check_distinct(listed)
     for name in listed:
         locate(root, name)
+        if name not in PLACES and not name.startswith(tuple(place for place in PLACES if place.endswith("/"))):
+            raise BundleFault(f"{name}: has no place in a bundle")
     for file in (file for variant in bundle.variants.values() for file in variant.files):
         if file.path not in listed:
             raise BundleFault(f"{file.path}: named in 'model', but not in 'files'")
@@ -214,6 +221,10 @@ def _parse(root: Path, record: dict[str, Any], data: bytes) -> Bundle:
         raise BundleFault(f"bundle.json: 'input': {fault}") from fault
     chosen = need(record["model"], "chosen", str, "bundle.json: 'model'")
     found = need(record["model"], "variants", dict, "bundle.json: 'model'")
+    if "candidates" in record["model"]:
+        need(record["model"], "candidates", int, "bundle.json: 'model'")
+    if record["model"].get("candidates", 1) < 1:
+        raise BundleFault("bundle.json: 'candidates' must be at least 1")
     bundle = Bundle(
         root,
         record["name"],

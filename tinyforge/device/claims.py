@@ -8,29 +8,24 @@
     latency      {variant: {**bench.summary(report), "model_bytes", "machine", "raw": file}}
     certificate  {"variant", "accuracy": {...} | null, "latency": {...} | null, "statement"}
 
-The certificate speaks of the chosen model. accuracy: a lower bound at 95 % confidence, exact and one-sided, on test
-images, which chose nothing: models are chosen on others. latency: an upper bound of the 90th percentile at 99 %
-confidence by order statistics (early stopping). Both hold for images, and for a machine at rest, like those measured,
-and for nothing else.
-Source: Clopper & Pearson 1934, Biometrika 26(4); MLPerf inference, LoadGen early stopping.
+The certificate: see ``certificate``.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .bench import STAGES, summarise, summary
+from .bench import summary
+from .certificate import Rows, certificate
+from .conditions import judge
 from .folder import BundleFault, need, read_json
-from .stats import exact_lower, paired_difference, percentile_bound, runs_needed, score
+from .stats import paired_difference, score
+from .timing import STAGES, summarise
 
-Rows = "list[tuple[str, int, int]]"
 SECTIONS = ("scores", "parity", "latency", "certificate")
-ACCURACY_CONFIDENCE = 0.95
-LATENCY_SHARE, LATENCY_CONFIDENCE = 0.90, 0.99
 REFERENCE_PRECISION = "fp32"
 MAX_RUN_US = 86_400 * 10**6  # a day
 
@@ -48,7 +43,7 @@ def claims(root: Path, files: Iterable[str], model: Mapping[str, Any], num_class
         "scores": {method: score_of(method, rows) for method, rows in answers.items()},
         "parity": parity(model["variants"], answers),
         "latency": {name: latency_of(name, report, model["variants"][name]) for name, report in reports.items()},
-        "certificate": certificate(model["chosen"], answers, reports),
+        "certificate": certificate(model["chosen"], answers, reports, model.get("candidates", 1)),
     }
 
 
@@ -95,6 +90,13 @@ def read_report(root: Path, name: str) -> dict[str, Any]:
     if any(type(value) is not int or not 0 <= value <= MAX_RUN_US for values in runs for value in values):
         raise BundleFault(f"{name}: latencies must be whole microseconds, at most a day")
     need(need(report, "machine", dict, name), "cpu", str, f"{name}: 'machine'")
+    try:
+        judged = judge(need(report, "samples", list, name))
+    except (KeyError, IndexError, TypeError, AttributeError) as fault:
+        raise BundleFault(f"{name}: 'samples' are not of a machine's state") from fault
+    for key, value in judged.items():
+        if report.get(key) != value:
+            raise BundleFault(f"{name}: {key!r} is not what 'samples' say")
     return report
 
 
@@ -126,77 +128,5 @@ def _beside(name: str, rows: Rows, reference: str, expected: Rows) -> dict[str, 
 def latency_of(name: str, report: Mapping[str, Any], variant: Mapping[str, Any]) -> dict[str, Any]:
     """The report without its raw latencies; what follows from them is worked out anew."""
     size = sum(file["bytes"] for file in variant["files"])
-    return {**summary(dict(report)), **summarise(report["raw_us"]), "model_bytes": size, "raw": f"latency/{name}.json"}
-
-
-def certificate(variant: str, answers: Mapping[str, Rows], reports: Mapping[str, Any]) -> dict[str, Any]:
-    """What may be claimed of the shipped model, and how sure that is."""
-    accuracy = _accuracy(variant, answers[variant]) if variant in answers else None
-    latency = _latency(variant, reports[variant]) if variant in reports else None
-    said = f"{_accuracy_text(accuracy)}; {_latency_text(latency)}"
-    return {"variant": variant, "accuracy": accuracy, "latency": latency, "statement": said}
-
-
-def _accuracy(variant: str, rows: Rows) -> dict[str, Any]:
-    correct = sum(label == found for _, label, found in rows)
-    bound = exact_lower(correct, len(rows), ACCURACY_CONFIDENCE)
-    return {
-        "at_least": math.floor(bound * 1e6) / 1e6,
-        "confidence": ACCURACY_CONFIDENCE,
-        "n": len(rows),
-        "correct": correct,
-        "predictions": f"predictions/{variant}.json",
-    }
-
-
-def _latency(variant: str, report: Mapping[str, Any]) -> dict[str, Any]:
-    """at_most_ms is None, with the reason, where the measurement does not carry a claim."""
-    infer = report["raw_us"]["infer"]
-    bound, reason = percentile_bound(infer, LATENCY_SHARE, LATENCY_CONFIDENCE), _why_not(report)
-    return {
-        "percentile": LATENCY_SHARE,
-        "at_most_ms": None if reason else bound / 1000,
-        "reason": reason,
-        "confidence": LATENCY_CONFIDENCE,
-        "runs": len(infer),
-        "threads": report.get("threads"),
-        "settled": report.get("settled"),
-        "machine": report["machine"]["cpu"],
-        "raw": f"latency/{variant}.json",
-    }
-
-
-def _why_not(report: Mapping[str, Any]) -> str:
-    """Why no latency may be claimed from this report, '' when it may."""
-    least = runs_needed(LATENCY_SHARE, LATENCY_CONFIDENCE)
-    if len(report["raw_us"]["infer"]) < least:
-        return f"{least} timed runs are needed, there are {len(report['raw_us']['infer'])}"
-    if report["machine"].get("emulated"):
-        return "it was measured under an emulator"
-    if report.get("valid") is False:
-        reasons = report.get("reasons")
-        return f"the measurement is not valid: {', '.join(map(str, reasons)) if isinstance(reasons, list) else 'why?'}"
-    return ""
-
-
-def _accuracy_text(claim: Mapping[str, Any] | None) -> str:
-    if claim is None:
-        return "no accuracy is claimed: there were no test images"
-    return (
-        f"top-1 >= {math.floor(claim['at_least'] * 1000) / 10:.1f} % at {_percent(claim['confidence'])} "
-        f"(exact binomial, n = {claim['n']})"
-    )
-
-
-def _latency_text(claim: Mapping[str, Any] | None) -> str:
-    if claim is None or claim["reason"]:
-        return f"no latency is claimed: {claim['reason'] if claim else 'it was not measured'}"
-    unsettled = "" if claim["settled"] else ", not settled"
-    return (
-        f"p90 of inference <= {claim['at_most_ms']:g} ms at {_percent(claim['confidence'])} "
-        f"(early stopping, {claim['runs']} runs{unsettled}) on {claim['machine']}"
-    )
-
-
-def _percent(share: float) -> str:
-    return f"{round(100 * share, 6):g} %"
+    follows = {**summarise(report["raw_us"]), **judge(report["samples"]), "model_bytes": size}
+    return {**summary(dict(report)), **follows, "raw": f"latency/{name}.json"}

@@ -165,10 +165,15 @@ def file_sha256(path: Path) -> str:
 
 
 def entries(root: Path) -> Iterator[tuple[str, Path]]:
-    """Everything in the folder that is not a plain directory, sorted: (name, path); links are not followed."""
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            for name, inner in entries(path):
-                yield f"{path.name}/{name}", inner
-        else:
-            yield path.name, path
+    """Everything in the folder that is not a plain directory, sorted: (name, path); links are not followed.
+
+    However deep: folders are kept in a list, not in calls.
+    """
+    waiting = [("", root)]
+    while waiting:
+        above, path = waiting.pop()
+        if above and (path.is_symlink() or not path.is_dir()):
+            yield above, path
+            continue
+        inner = [(f"{above}/{one.name}" if above else one.name, one) for one in path.iterdir()]
+        waiting += sorted(inner, reverse=True)

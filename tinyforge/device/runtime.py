@@ -40,6 +40,10 @@ class MissingRuntime(RuntimeFault):
     """The runtime, or the execution provider asked for, is not installed."""
 
 
+class ProcessKilled(RuntimeFault):
+    """The system ended the process that measures: on a small machine, for its memory."""
+
+
 class Session(Protocol):
     """An opened model."""
 

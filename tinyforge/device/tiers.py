@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # Seconds and runs, both at least: 64 runs for a p90, 662 for a p99.
+LONGEST = 86400  # seconds
 TIERS = {"quick": (6.0, 64), "normal": (60.0, 662), "soak": (600.0, 662)}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 
 from .machine import peak_rss_mib
 from .preprocess import decode, prepare
-from .runtime import MissingRuntime, RuntimeFault, effective_precision, import_runtime, open_session
+from .runtime import MissingRuntime, ProcessKilled, RuntimeFault, effective_precision, import_runtime, open_session
 from .spec import InputSpec
 from .timing import record, timed_runs, warm_up
 
@@ -45,7 +46,7 @@ class Worker:
     """The process of one arm. ``ready``: import_ms, load_ms, first_ms, warm-up, peak_rss_mib, model_bytes, ``info()``
     with the effective precision.
 
-    Raises MissingRuntime or RuntimeFault, also when the process is killed.
+    Raises MissingRuntime, RuntimeFault, or ProcessKilled.
     """
 
     def __init__(self, arm: Arm, images: Sequence[Path], spec: InputSpec, warmup: int) -> None:
@@ -58,6 +59,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             text=True,
+            cwd=home,  # python -m looks there first: not in the folder that the user happens to be in
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))},
         )
         try:
@@ -99,6 +101,9 @@ class Worker:
             code = self._process.wait()
             self._stderr.seek(0)
             last = (self._stderr.read().strip().splitlines() or ["no message"])[-1]
+            if code < 0:
+                what = "too little memory?" if code == -signal.SIGKILL else last
+                raise ProcessKilled(f"the measuring process was ended by signal {-code}: {what}") from None
             raise RuntimeFault(f"the measuring process ended with code {code}: {last}") from None
         if "fault" in answer:
             raise (MissingRuntime if answer["missing"] else RuntimeFault)(answer["fault"])
@@ -138,10 +143,13 @@ def _serve(lines: Any, answer: Any) -> None:
 
 
 def forget(path: Path) -> None:
-    """Ask the system to drop a file from its cache, so that it is read from the disk; without effect elsewhere."""
-    if hasattr(os, "posix_fadvise") and path.is_file():
-        with path.open("rb") as stream:
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    """Ask the system to drop a model's files from its cache, so that they are read from the disk; without effect
+    elsewhere.
+    """
+    for file in (path, path.with_suffix(".bin")):
+        if hasattr(os, "posix_fadvise") and file.is_file():
+            with file.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def model_bytes(path: Path) -> int:

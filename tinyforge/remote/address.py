@@ -13,7 +13,9 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Address:
-    """Where a board is. What is None is left to the user's OpenSSH configuration; folder: to ~/.tinyforge."""
+    """Where a board is. What is None is left to the user's OpenSSH configuration; folder: to ~. Work is done in
+    ``.tinyforge`` there.
+    """
 
     host: str
     user: str | None = None
@@ -43,7 +45,8 @@ def parse_address(text: str) -> Address:
         port = parts.port
     except ValueError as fault:
         raise UsageError(f"{text}: {fault}; give {EXAMPLE}") from fault
-    host, user, folder = parts.hostname or "", parts.username, unquote(parts.path).rstrip("/")
+    host = _as_typed(parts.hostname or "", text)
+    user, folder = parts.username, unquote(parts.path).rstrip("/")
     if parts.scheme != "ssh" or not host:
         raise UsageError(f"{text}: is not the address of a device; give {EXAMPLE}")
     if parts.password is not None:
@@ -53,3 +56,9 @@ def parse_address(text: str) -> Address:
     if parts.query or parts.fragment or not folder.isprintable():
         raise UsageError(f"{text}: nothing may follow the folder; give {EXAMPLE}")
     return Address(host, user, port, folder or None)
+
+
+def _as_typed(host: str, text: str) -> str:
+    """``urlsplit`` lowers it, and the names of an OpenSSH configuration may have capitals."""
+    start = text.lower().find(host)
+    return text[start : start + len(host)] if start >= 0 else host

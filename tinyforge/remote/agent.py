@@ -1,9 +1,9 @@
 """Runs on the board: sent over stdin to its Python (3.9 or later, standard library only), does one job, answers, ends.
 
-What was sent lies in one folder there, by content: ``blobs/<sha256>``, and ``<sha256>.partial`` while it arrives;
-``tree-<key>`` (the bundle and what goes with it) and ``venv-<key>`` are made beside their place as ``*.new`` and
-renamed, so that they are whole or absent. A job ends, with all that it started, when stdin does: then the other side
-is gone.
+What was sent lies in one folder there, which is TinyForge's own, by content: ``blobs/<sha256>``, and
+``<sha256>.partial`` while it arrives; ``tree-<key>`` (the bundle and what goes with it) and ``venv-<key>`` are made
+beside their place as ``*.new`` and renamed, so that they are whole or absent. A job ends, with all that it started,
+when stdin does: then the other side is gone.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 
 ANSWER = "TINYFORGE-ANSWER "
 LOCK_TRIES = 30
+UNFINISHED = re.compile("(?:tree|venv)-[0-9a-f]{16}[.]new")
 
 
 def main():
@@ -88,7 +90,8 @@ def inventory(folder, blobs):
     home = folder / "blobs"
     home.mkdir(exist_ok=True)
     for path in list(folder.glob("*.new")):
-        shutil.rmtree(str(path))
+        if UNFINISHED.fullmatch(path.name):
+            shutil.rmtree(str(path))
     missing = []
     for name, size in blobs.items():
         whole, part = home / name, home / (name + ".partial")

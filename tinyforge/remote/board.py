@@ -21,7 +21,7 @@ from .address import Address
 from .connection import Connection
 from .facts import Needs, faults, parse_facts, probe, warnings
 
-HOME = "~/.tinyforge"
+HOME = ".tinyforge"  # in the home directory, or in the folder of the address: nobody else's files are there
 PYTHON = "python3"
 # An environment with numpy, Pillow and a runtime takes 150 to 350 MiB, pip's downloads for it as much again.
 ENVIRONMENT_MIB = 700
@@ -67,7 +67,8 @@ def bench_boards(
 
     An interrupt hangs up on all of them, which ends the work there.
     """
-    twice = [str(one) for one in addresses if list(addresses).count(one) > 1]
+    boards = [(one.user, one.host, one.port) for one in addresses]
+    twice = [str(one) for one, board in zip(addresses, boards, strict=True) if boards.count(board) > 1]
     if twice:
         raise UsageError(f"{twice[0]} is given twice: two measurements on one board would disturb each other")
     if config and not config.is_file():
@@ -123,7 +124,7 @@ def bench_over(connection: Connection, wish: Wish, log: Log) -> dict[str, Any]:
     address, bundle = connection.address, load_bundle(wish.bundle)
     files = cargo(bundle, wish)
     blobs = {path: file_sha256(local) for path, local in files.items()}
-    folder, python = address.folder or HOME, wish.python or PYTHON
+    folder, python = place(address), wish.python or PYTHON
     needs = needs_of(bundle, wish, sum(path.stat().st_size for path in files.values()))
     with connection:
         facts = parse_facts(connection.shell(probe(folder, python)))
@@ -149,6 +150,11 @@ def bench_over(connection: Connection, wish: Wish, log: Log) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def place(address: Address) -> str:
+    """The folder there that is TinyForge's own."""
+    return f"{address.folder or '~'}/{HOME}"
+
+
 @contextmanager
 def _cleaned(there: "_There", names: Sequence[str]) -> Iterator[None]:
     """Leave nothing of these there, after a failure either; not where the connection is lost, to be continued."""
@@ -166,7 +172,7 @@ def _cleaned(there: "_There", names: Sequence[str]) -> Iterator[None]:
 def tidy_board(address: Address, python: str | None, kept: Sequence[str], *, config: Path | None = None) -> None:
     """Remove what several ``bench_board`` with ``keep`` left there: ``kept`` of their results. python: see ``Wish``."""
     with Connection(address, config) as connection:
-        there = _There(connection, python or PYTHON, address.folder or HOME)
+        there = _There(connection, python or PYTHON, place(address))
         there.do("clean", names=list(dict.fromkeys(kept)))
 
 

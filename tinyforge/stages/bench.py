@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tinyforge.device.bench import bench_model, summary
+from tinyforge.device.bench import Arm, bench_arms, summary
 from tinyforge.device.machine import describe_machine
 from tinyforge.device.spec import InputSpec
 from tinyforge.device.stats import score
@@ -25,7 +25,7 @@ class Raced:
     """A race that was held already, see ``stages.budget``: nothing is measured again, and its choice ships.
 
     latency: variant -> report with its raw latencies, on ``machine``. remarks: for the model card and the report.
-    budget: for the report's section of that name.
+    budget: for the report's section of that name. candidates: among how many models the test images chose.
     """
 
     chosen: str
@@ -33,6 +33,7 @@ class Raced:
     machine: Mapping[str, Any]
     remarks: Sequence[str]
     budget: Mapping[str, Any]
+    candidates: int = 1
 
     def choice(self, contenders: Sequence[Any]) -> tuple[str, list[Any]]:
         """As ``choose_variant`` answers."""
@@ -88,6 +89,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
         provenance=provenance(road),
         licences=licences(road),
         notes=remarks,
+        candidates=raced.candidates if raced else 1,
     )
     folder = write_bundle(road.bundle_path, contents, overwrite=job.overwrite)
     road.seconds["bench"] = round(time.monotonic() - started, 2)
@@ -131,8 +133,25 @@ def remarks_of(road: Road, raced: Raced | None, compressed: Mapping[str, Any], b
 def measure_all(
     road: Road, models: Path, made: Sequence[Any], spec: InputSpec, golden: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """Variant -> its latency report, of every one that was made."""
-    return {one.name: measure(road, models / one.files[0], one.runtime, spec, golden) for one in made if one.files}
+    """Variant -> its latency report, of every one that was made: in fresh processes, in turns, as the target would run
+    them.
+    """
+    target, wanted = road.job.target, road.recipe.bench
+    arms = [
+        Arm(
+            one.name, models / one.files[0], one.runtime, target.threads,
+            tuple(target.providers.get(one.runtime, ())), target.exact_int8,
+        )
+        for one in made if one.files
+    ]  # fmt: skip
+    road.job.log(f"bench: {', '.join(arm.name for arm in arms)} in turns, {wanted.min_runs} runs or more of each")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in golden]
+        for path, encoded in zip(paths, golden.values(), strict=True):
+            path.write_bytes(encoded)
+        return bench_arms(
+            arms, paths, spec, seconds=wanted.seconds, min_runs=wanted.min_runs, warmup=wanted.warmup
+        )["variants"]  # fmt: skip
 
 
 def contender(one: Any, latency: Mapping[str, Any], scores: Mapping[str, Any], verdicts: Sequence[Any]) -> Any:
@@ -145,34 +164,12 @@ def contender(one: Any, latency: Mapping[str, Any], scores: Mapping[str, Any], v
 
 
 def golden_images(road: Road) -> dict[str, bytes]:
-    """A few real images, from as many classes as there is room for: supports, as their files are, see ``travelling``."""
+    """A few supports, from as many classes as there is room for, as their files are: see ``travelling``."""
     support = road.inputs.support
     first = {int(label): index for index, label in reversed(list(enumerate(support.labels)))}
     chosen = [first[label] for label in sorted(first)][:GOLDEN_IMAGES]
     encoded = [travelling(support.items[index]) for index in chosen]
     return {f"{number:02d}.{'jpg' if one.startswith(JPEG_START) else 'png'}": one for number, one in enumerate(encoded)}
-
-
-def measure(road: Road, model: Path, runtime: str, spec: InputSpec, images: Mapping[str, bytes]) -> dict[str, Any]:
-    """Latency of one model on this machine, in a fresh process, as the target would run it."""
-    wanted = road.recipe.bench
-    road.job.log(f"bench: {model.name}")
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in images]
-        for path, encoded in zip(paths, images.values(), strict=True):
-            path.write_bytes(encoded)
-        return bench_model(
-            model,
-            runtime,
-            road.job.target.threads,
-            paths,
-            spec,
-            seconds=wanted.seconds,
-            min_runs=wanted.min_runs,
-            warmup=wanted.warmup,
-            providers=road.job.target.providers.get(runtime, ()),
-            exact_int8=road.job.target.exact_int8,
-        )
 
 
 def raw_predictions(road: Road) -> dict[str, dict[str, list[Any]]]:

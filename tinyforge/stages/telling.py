@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyforge.device.claims import certificate
+from tinyforge.device.certificate import certificate
 from tinyforge.device.conditions import BUSY_LOAD
 from tinyforge.device.machine import describe_machine, usable_cores
 from tinyforge.device.preprocess import decode

@@ -153,7 +153,8 @@ def shipped(
     }
     machine = own[winner.model]["machine"]
     section = {"record": found, "plot": plot(verdict, inside_html=True)}
-    raced = Raced(winner.model, latency, machine, remarks(road, verdict, machine, device), section)
+    candidates = 1 if verdict.holds_for_all(verdict.winner) is None else verdict.models
+    raced = Raced(winner.model, latency, machine, remarks(road, verdict, machine, device), section, candidates)
     made = bench.run(road, raced)
     return {**told(road), "trial": telling.trial(road), **made}
 

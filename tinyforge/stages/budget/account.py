@@ -151,10 +151,4 @@ def remarks(road: Road, verdict: Verdict, machine: Mapping[str, Any], device: st
     limits = ", ".join(f"{FLAGS[limit]} {value:g}" for limit, value in verdict.limits.items())
     told = notes(road, f"Latency was measured on {machine['cpu']}, over ssh." if device else None)
     told.append(f"Chosen in a race within {limits}: {verdict.why}.")
-    bound = verdict.holds_for_all(verdict.winner)
-    if bound is not None and verdict.models > 1:
-        told.append(
-            f"The test images chose it among {verdict.models} models. A bound that holds for all of them at once: "
-            f"top-1 >= {int(1000 * bound) / 10:.1f} % (95 %, Bonferroni)."
-        )
     return told

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyforge.compress.pareto import Entry, accuracy_bound, beaten_by, p90_interval, ships
-from tinyforge.device.claims import certificate
+from tinyforge.device.certificate import certificate
 from tinyforge.device.stats import percentile
 from tinyforge.stages.budget.entrants import Entered
 from tinyforge.stages.budget.limits import FLAGS, Row, binding, missed
