@@ -10,6 +10,7 @@
     │   ├── BundleError       2  a bundle that cannot be read or is not one
     │   └── StorageError      2  a full disk, or a path that cannot be read or written
     ├── MissingError          3  a dependency, a model or weights are not here
+    │   └── NotDownloadedError   3  weights of the hub, which may not be downloaded now
     └── DeviceError           4  the device cannot be reached or used
 
 ``tinyforge.device`` travels without this package; its ``BundleFault`` and ``DecodeFault`` are mapped to these by the
@@ -52,6 +53,17 @@ class StorageError(UsageError):
 
 class MissingError(TinyForgeError):
     exit_code = 3
+
+
+class NotDownloadedError(MissingError):
+    """Weights that the hub has and this machine has not. what: which; repository: of the hub."""
+
+    def __init__(self, what: str, repository: str) -> None:
+        super().__init__(
+            f"{what}, and --offline forbids the download; run once without --offline, or 'hf download {repository}', "
+            "or name a folder of this machine"
+        )
+        self.what, self.repository = what, repository
 
 
 class DeviceError(TinyForgeError):

@@ -10,6 +10,8 @@ import pytest
 from tinyforge import errors
 from tinyforge.cli import program
 
+from .cli_reference import reference
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -33,6 +35,10 @@ def test_every_command_is_described_in_its_own_words():
         for name in program.list_commands(context)
     }
     assert rows == told
+
+
+def test_the_reference_is_what_help_prints():
+    assert reference().split() == (ROOT / "docs/cli.md").read_text(encoding="utf-8").split()
 
 
 def test_every_command_line_in_the_readme_has_options_that_exist():

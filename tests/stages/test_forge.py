@@ -142,6 +142,10 @@ def test_other_test_images_do_not_change_what_is_learned_before_them(built, forg
         ("invert.initializers={goose='bird'}", "goose"),
         ("teacher.name='nowhere'", "no teacher at 'nowhere'"),
         ("backbone.name='CompVis/nowhere'", "a dry run downloads nothing"),
+        ("backbone.name='photo'", "did you mean 'photos'"),
+        ("teacher.name='timm:vit_small_patch16_224.dino'", "a dry run downloads nothing"),
+        ("teacher.name='photo'", "did you mean 'photos'"),
+        ("compress.precisions=['openvino-int8']", "raspi4 may run onnx-int8"),
     ],
 )
 def test_a_dry_run_refuses_what_a_build_would(forge_inputs, tmp_path, override, words):
@@ -149,6 +153,22 @@ def test_a_dry_run_refuses_what_a_build_would(forge_inputs, tmp_path, override, 
     with pytest.raises((RecipeError, MissingError), match=words):
         dry_run(recipe, load_target(recipe.target), tmp_path / "out", log=told([]))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_refuses_a_place_where_nothing_can_be(forge_inputs, tmp_path):
+    (tmp_path / "file").write_text("")
+    recipe = recipe_for(forge_inputs)
+    with pytest.raises(UsageError, match="is not a folder; choose another --out"):
+        dry_run(recipe, load_target(recipe.target), tmp_path / "file", log=told([]))
+
+
+def test_models_are_known_by_their_content_and_not_by_how_they_were_named(built, forge_inputs, tmp_path):
+    _, out, _ = built
+    for name in ("backbone", "teacher"):
+        shutil.copytree(forge_inputs[0].parent / name, tmp_path / name)
+    named = [f'{name}.name="{tmp_path / name}"' for name in ("backbone", "teacher")]
+    plan = dry_run(recipe_for(forge_inputs, *named), load_target("raspi4"), out, log=told([]))
+    assert [stage["state"] for stage in plan[:4]] == ["done"] * 4
 
 
 def test_a_dry_run_of_a_stage_ends_there(built):

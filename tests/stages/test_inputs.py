@@ -72,7 +72,29 @@ def test_notes_count_in_words_that_fit(photos):
     assert one[1] == "1 file ignored: no images by their extension"
 
 
+def test_shots_are_taken_of_the_supports_beside_a_test_folder_too(photos, tmp_path):
+    draw(tmp_path / "test" / "a", ["5.png", "6.png", "7.png"])
+    found = read(photos, shots=1, test=str(tmp_path / "test"))
+    assert (found.support.counts(), len(found.test)) == ({"a": 1, "b": 1}, 3)
+    assert "1 support per class by seed 0, 2 others not used" in found.notes[0]
+
+
+def test_classes_that_are_not_those_of_the_sample_task(photos):
+    with pytest.raises(DataError, match=r"'a' is not among the classes(?s:.)*no --data was given"):
+        gather(Data(test=str(photos)), None, 0)
+
+
 class TestUnlabelled:
+    def test_never_holds_a_test_image(self, photos, tmp_path):
+        draw(tmp_path / "further", ["8.png", "9.png"])
+        for name in ("0.png", "1.png"):
+            Image.open(photos / "a" / name).save(tmp_path / "further" / f"copy-{name[0]}.bmp")
+        draw(tmp_path / "supports" / "a", ["3.png"])
+        draw(tmp_path / "supports" / "b", ["4.png"])
+        found = gather(Data(path=str(tmp_path / "supports"), test=str(photos)), str(tmp_path / "further"), 0)
+        assert len(found.unlabelled) == 2
+        assert "left out of distill.unlabelled: 2 copies of test images" in found.warnings
+
     def test_is_every_picture_once(self, photos):
         (photos / "again.png").write_bytes((photos / "a" / "0.png").read_bytes())
         assert len(read_unlabelled(str(photos), 10_000)) == 4
@@ -80,7 +102,7 @@ class TestUnlabelled:
     @pytest.mark.parametrize("folder", ["", "gone"])
     def test_needs_a_folder(self, folder, photos, monkeypatch):
         monkeypatch.chdir(photos)
-        with pytest.raises(DataError, match=r"no images there|cannot be read"):
+        with pytest.raises(DataError, match=r"no images there|gone: is no folder"):
             read_unlabelled(folder, 10_000)
 
     def test_what_never_ends_is_not_read(self, photos):

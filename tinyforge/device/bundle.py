@@ -188,7 +188,7 @@ def load_bundle(path: str | Path, *, sealed: bool = True, check_hashes: bool = F
 def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
     """bundle.json of the known schema version, and its bytes."""
     if not root.is_dir():
-        raise BundleFault(f"{root} is not a folder")
+        raise BundleFault(f"{root} is not a folder; name the folder of a bundle, which holds {RECORD}")
     data = read_bytes(root, RECORD)
     record = parse_json(data, RECORD)
     version = record.get("schema_version")

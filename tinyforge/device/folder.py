@@ -61,11 +61,12 @@ def locate(root: Path, name: str) -> Path:
         if real != home / name:
             raise BundleFault(f"path {name!r} is a symbolic link")
         if not path.exists():
-            raise BundleFault(f"{name}: missing")
+            raise BundleFault(f"{name}: missing in {root}; is that a bundle, whole? Copy it again or build it")
         if not path.is_file():
             raise BundleFault(f"{name}: is not a regular file")
     except (OSError, UnicodeError, RuntimeError) as fault:  # too long, not encodable, a loop of links
-        raise BundleFault(f"path {name[:80]!r} cannot be used: {type(fault).__name__}") from fault
+        why = getattr(fault, "strerror", None) or type(fault).__name__
+        raise BundleFault(f"path {name[:80]!r} cannot be used: {why}") from fault
     return path
 
 

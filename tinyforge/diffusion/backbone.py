@@ -206,7 +206,10 @@ def load_backbone(
     except FileNotFoundError as fault:
         raise MissingError(f"{found.name}: {fault}; the folder is incomplete, fetch it again") from fault
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as fault:
-        raise UsageError(f"{found.name} cannot be loaded as Stable Diffusion: {fault}") from fault
+        first = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+        raise UsageError(
+            f"{found.name} cannot be loaded as Stable Diffusion: {first}; if the folder is damaged, fetch it again"
+        ) from fault
     identity = found.name, found.fingerprint, found.licence
     parts = unet, vae, text_encoder, tokenizer
     loaded = _assemble(identity, parts, scheduler, _device(device), precision, plan)

@@ -7,12 +7,12 @@ is downloaded, and nothing when a usable copy is in the cache.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from tinyforge.errors import MissingError, RecipeError, UsageError
+from tinyforge.errors import MissingError, NotDownloadedError, RecipeError, UsageError
 
 ALIASES = {
     "sd14": "CompVis/stable-diffusion-v1-4",
@@ -53,27 +53,33 @@ class Located:
 
 
 def choose_backbone(
-    name: str, *, domain_folder: Path, offline: bool, auto_folder: str | None = None
+    name: str,
+    *,
+    domain_folder: Path,
+    offline: bool,
+    auto_folder: str | None = None,
+    domains: Sequence[str] = (),
 ) -> tuple[str, str]:
     """What ``backbone.name`` of a recipe stands for: (folder or hub name, the reason in words).
 
     'auto' is Stable Diffusion 1.5 where there is a GPU and its weights are in ``auto_folder`` or the hub cache, else
     the embedded backbone in ``domain_folder``, which can also be asked for by 'embedded' or its domain's name.
-    Downloads nothing. Raises RecipeError for a name that is nothing, MissingError for one that is not here and may
-    not be downloaded.
+    domains: names of embedded ones, for the message. Downloads nothing. Raises RecipeError for a name that is nothing,
+    MissingError for one that is not here and may not be downloaded.
     """
     if name == "auto":
         return _choose_auto(domain_folder, auto_folder)
     if name in ("embedded", domain_folder.parent.name):
         return str(_require_folder(domain_folder)), "the embedded backbone, as asked"
-    if Path(name).expanduser().is_dir():
+    if name.strip() and Path(name).expanduser().is_dir():
         return str(Path(name).expanduser()), "the folder asked for"
     repository = ALIASES.get(name, name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        near = get_close_matches(name, ["auto", "embedded", domain_folder.parent.name, *ALIASES], n=1)
+        known = ["auto", "embedded", *domains, *sorted(ALIASES)]
+        near = get_close_matches(name, known, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise RecipeError(
-            f"backbone '{name}' is no folder, no hub name (owner/name) and none of {sorted(ALIASES)}{hint}"
+            f"backbone '{name}' is no folder, no hub name (owner/name) and none of {', '.join(known)}{hint}"
         )
     if cached_snapshot(repository):
         return repository, "as asked; its weights are in the hub cache"
@@ -164,10 +170,7 @@ def _download(repository: str, prefer_fp16: bool) -> Path:
 
 
 def _not_here(repository: str) -> MissingError:
-    return MissingError(
-        f"{repository} is not in the hub cache and --offline forbids the download; run once without --offline, "
-        f"or 'hf download {repository}', or give a folder with --backbone"
-    )
+    return NotDownloadedError(f"{repository} is not in the hub cache", repository)
 
 
 def weight_files(names: Iterable[str], part: str, variant: str | None) -> list[str]:

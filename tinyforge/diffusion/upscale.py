@@ -16,6 +16,8 @@ import torch
 from tinyforge.diffusion.signature import Progress
 from tinyforge.errors import MissingError, RecipeError
 
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
+
 
 def upscale(
     images: list[np.ndarray], checkpoint: str | Path, *, device: str = "cpu", progress: Progress = None
@@ -46,13 +48,15 @@ def load_model(checkpoint: Path):
 
 
 def check_upscale(checkpoint: Path) -> Any:
-    """spandrel, imported. Raises MissingError when it or the checkpoint is not here."""
+    """spandrel, imported. Raises MissingError when it or the checkpoint is not here, RecipeError for another file."""
     try:
         spandrel = import_module("spandrel")
     except ImportError as fault:
         raise MissingError("invert.upscale needs spandrel: pip install 'tinyforge[host]'") from fault
     if not checkpoint.is_file():
         raise MissingError(f"invert.upscale: no file {checkpoint}; give a checkpoint such as Real_HAT_GAN_sharper.pth")
+    if checkpoint.suffix not in CHECKPOINTS:
+        raise RecipeError(f"invert.upscale: {checkpoint} is no checkpoint, which ends in {', '.join(CHECKPOINTS)}")
     return spandrel
 
 

@@ -12,8 +12,10 @@ from torch import nn
 
 from tinyforge.device.spec import RESIZE_RULES, InputSpec
 from tinyforge.errors import MissingError, RecipeError
+from tinyforge.registry import near_miss
 
 PREFIX = "timm:"
+WORDS = ("auto", "embedded", "glyphs", "photos")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def check_teacher(source: str | Path, *, offline: bool = True, fetch: bool = Fal
         raise RecipeError(f"which network is {text!r} of? Write 'timm:<model>@{text}'")
     else:
         raise RecipeError(
-            f"no teacher at {text!r}: expected auto, glyphs, photos, a folder with config.json, or 'timm:<model>' "
-            "such as timm:vit_small_patch16_224.dino"
+            f"no teacher at {text!r}{near_miss(text, WORDS)}: expected {', '.join(WORDS)}, a folder with config.json, "
+            "or 'timm:<model>' such as timm:vit_small_patch16_224.dino"
         )
 
 

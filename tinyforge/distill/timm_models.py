@@ -8,7 +8,7 @@ import timm
 from torch import nn
 
 from tinyforge.distill.extractor import PREFIX
-from tinyforge.errors import MissingError, RecipeError
+from tinyforge.errors import MissingError, NotDownloadedError, RecipeError
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors")
 
@@ -55,13 +55,21 @@ def find_weights(model: str, *, offline: bool) -> Path:
         raise MissingError(
             f"timm offers no pretrained weights for {model!r}; name one with a tag, such as 'resnet18.a1_in1k'"
         )
+    why = "the hub could not be reached: check the connection"
     for filename in WEIGHTS_NAMES:
         try:
             return Path(hf_hub_download(repository, filename, local_files_only=offline))
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        except HfHubHTTPError as fault:
+            status = fault.response.status_code if fault.response is not None else "no"
+            why = f"the hub answers with status {status}"
+        except (LocalEntryNotFoundError, OSError):
             continue
-    how = "they are not in the hub's cache and --offline is on" if offline else "the hub could not be reached"
-    raise MissingError(f"the weights of {PREFIX}{model} ({repository}) are not on this machine: {how}")
+    if offline:
+        raise NotDownloadedError(f"the weights of {PREFIX}{model} are not in the hub cache", repository)
+    raise MissingError(
+        f"the weights of {PREFIX}{model} ({repository}) are not on this machine: {why}, or give a file: "
+        f"{PREFIX}{model}@weights.safetensors"
+    )
 
 
 def _is_built_for_one_size(model: str) -> bool:

@@ -7,14 +7,15 @@ it needs.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tinyforge.compress.place import check_place
-from tinyforge.errors import MissingError
+from tinyforge.errors import MissingError, NotDownloadedError
+from tinyforge.folders import check_out
 from tinyforge.recipe import Recipe
 from tinyforge.stages import bench, compress, distill, invert, synthesize, telling
 from tinyforge.stages.road import Artifact, Job, Road, start
@@ -22,7 +23,7 @@ from tinyforge.stages.starts import start_folder
 from tinyforge.store import Partial, Store, stage_key
 from tinyforge.target import Target
 
-__all__ = ["STAGES", "Job", "advance", "check_models", "dry", "dry_run", "forge", "in_use", "start"]
+__all__ = ["STAGES", "Job", "advance", "check_models", "dry_run", "forge", "in_use", "nothing_downloaded", "start"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def check_models(road: Road, *, fetch: bool) -> None:
     from tinyforge.distill.timm_models import find_weights
 
     recipe, offline = road.recipe, road.job.offline
+    compress.check_kinds(road)
     check_student(recipe.distill.student, pretrained=recipe.distill.pretrained)
     start_folder(recipe.distill)
     if road.upscaler is not None:
@@ -109,21 +111,26 @@ def dry_run(recipe: Recipe, target: Target, out: Path, *, until: str = "bench", 
     """What ``forge`` would do, without doing it: each stage with its key, its folder and whether that is done,
     partial or missing. Raises what ``forge`` would before its first stage.
     """
-    road = dry(start, Job(recipe, target, Path(out), **how))
-    check_models(road, fetch=False)
-    end = {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}
-    return [*plan(road, until), *([end] if until == "bench" else [])]
+    with nothing_downloaded(Job(recipe, target, Path(out), **how)) as job:
+        check_out(job.out)
+        road = start(job)
+        if until == "bench":
+            check_place(road.bundle_path, road.recipe.name, target.name, overwrite=job.overwrite)
+        check_models(road, fetch=False)
+        end = {"stage": "bench", "key": None, "folder": str(road.bundle_path), "state": "never cached"}
+        return [*plan(road, until), *([end] if until == "bench" else [])]
 
 
-def dry(begin: Callable[[Job], Road], job: Job) -> Road:
-    """``begin(job)`` without a download; MissingError where the backbone (its weights are in the keys) is not here."""
+@contextmanager
+def nothing_downloaded(job: Job) -> Iterator[Job]:
+    """``job`` for a dry run. Weights are in the keys: where they are not here, that is told."""
     try:
-        road = begin(replace(job, offline=True))
-        road.backbone  # noqa: B018 - loaded while it must not be downloaded
-    except MissingError as fault:
-        raise fault if job.offline else MissingError(f"{fault} (a dry run downloads nothing)") from fault
-    road.job = replace(road.job, offline=job.offline)
-    return road
+        yield replace(job, offline=True)
+    except NotDownloadedError as fault:
+        if job.offline:
+            raise
+        how = f"'hf download {fault.repository}', or the build itself, downloads it"
+        raise MissingError(f"{fault.what}, and a dry run downloads nothing: {how}") from fault
 
 
 def plan(road: Road, until: str = "bench") -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinyforge.device.preprocess import decode, resize
+from tinyforge.errors import RecipeError
 from tinyforge.images import ImageSet
 from tinyforge.stages.distill import load_student, predictions
 from tinyforge.stages.pictures import png
@@ -37,6 +38,14 @@ def settings(road: Road) -> dict[str, Any]:
 def kinds(road: Road) -> list[str]:
     """The model kinds of the recipe that the target may run; the fp32 reference is made besides."""
     return [kind for kind in road.recipe.compress.precisions if kind in road.job.target.models]
+
+
+def check_kinds(road: Road) -> None:
+    """Raise RecipeError where the target may run none of the model kinds asked for."""
+    target = road.job.target
+    if not kinds(road):
+        asked = ", ".join(road.recipe.compress.precisions) or "none"
+        raise RecipeError(f"compress.precisions: {asked}: {target.name} may run {', '.join(target.models)}")
 
 
 def work(road: Road, partial: Partial) -> None:

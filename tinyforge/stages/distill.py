@@ -35,11 +35,12 @@ BASELINES = ("support-hard", "support-kd")
 def settings(road: Road) -> dict[str, Any]:
     test, unlabelled = road.inputs.test, road.inputs.unlabelled
     return {
-        "distill": road.recipe.distill.model_dump(mode="json"),
+        "distill": road.recipe.distill.model_dump(mode="json", exclude={"start", "unlabelled"}),
         "trial": road.recipe.trial.model_dump(mode="json"),
-        "teacher": road.recipe.teacher.model_dump(mode="json"),
+        "teacher": road.recipe.teacher.model_dump(mode="json", exclude={"name"}),
         "speed": road.recipe.speed.model_dump(mode="json"),
         "fingerprint": road.extractor.fingerprint,
+        "teacher_input": road.extractor.spec.to_json(),
         "start": start_fingerprint(road.recipe.distill),
         "seed": road.recipe.seed,
         "supports": road.support_hash,

@@ -13,6 +13,7 @@ from tinyforge.duplicates import exact_duplicates, near_duplicates
 from tinyforge.errors import DataError
 from tinyforge.images import (
     ImageSet,
+    Item,
     files_below,
     is_image,
     read_images,
@@ -63,14 +64,24 @@ def gather(data: Data, unlabelled: str | None, seed: int) -> Inputs:
     if data.test is not None and test is None:
         raise DataError(f"{data.test}: every image is a copy of a support; give other images as --test, or none")
     warnings += _contradictions(support)
-    return Inputs(support, test, read_unlabelled(unlabelled, data.max_pixels), tuple(notes), tuple(warnings))
+    further, found = _apart(read_unlabelled(unlabelled, data.max_pixels), test)
+    return Inputs(support, test, further, tuple(notes), (*warnings, *found))
 
 
 def _split(images: ImageSet, data: Data, source: str, seed: int) -> tuple[ImageSet, ImageSet | None, str]:
-    if data.test is not None:
-        test = read_images(data.test, classes=list(images.classes), max_pixels=data.max_pixels, complete=False)
-        return images, test, f"test images: {len(test)}, given apart from the supports"
     shots = data.shots or (SAMPLE_SHOTS if source == SAMPLE_TASK else None)
+    if data.test is not None:
+        try:
+            test = read_images(data.test, classes=list(images.classes), max_pixels=data.max_pixels, complete=False)
+        except DataError as fault:
+            sample = f"\nno --data was given: these are to be test images of the sample task '{SAMPLE_TASK}'"
+            raise DataError(f"{fault}{'' if data.path else sample}") from fault
+        given = f"test images: {len(test)}, given apart from the supports"
+        if shots is None:
+            return images, test, given
+        support, others = k_shot_split(images, shots, seed)
+        left = 0 if others is None else len(others)
+        return support, test, f"{given}; {counted(shots, 'support')} per class by seed {seed}, {left} others not used"
     if shots is not None:
         support, test = k_shot_split(images, shots, seed)
         return support, test, f"{counted(shots, 'support')} per class by seed {seed}, all other images are the test set"
@@ -95,6 +106,23 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
     return (test.subset(kept) if kept else None), warnings
 
 
+def _apart(further: dict[str, np.ndarray], test: ImageSet | None) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Images without a label, less copies of test images, and what was found: a student may not learn from those."""
+    if test is None or not further:
+        return further, []
+    keys = list(further)
+    pool = ImageSet(("",), tuple(Item(key, 0, key, further[key]) for key in keys))
+    copies = {i for i, _ in exact_duplicates(pool, test)}
+    similar = {i for i, _, _ in near_duplicates(pool, test)} - copies
+    warnings = []
+    if copies:
+        told = "a copy of a test image" if len(copies) == 1 else f"{len(copies)} copies of test images"
+        warnings.append(f"left out of distill.unlabelled: {told}")
+    if similar:
+        warnings.append(f"{counted(len(similar), 'image')} of distill.unlabelled nearly like a test image")
+    return {key: further[key] for i, key in enumerate(keys) if i not in copies}, warnings
+
+
 def _contradictions(support: ImageSet) -> list[str]:
     """A warning where one picture is a support of two classes."""
     items = support.items
@@ -111,6 +139,8 @@ def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray
     if folder is None:
         return {}
     root = Path(folder)
+    if folder.strip() and not root.is_dir():
+        raise DataError(f"{folder}: is no folder; distill.unlabelled must name a folder of images")
     files, faults = files_below(root, root, {}) if folder.strip() else ([], [])
     files = [path for path in files if is_image(path)]
     if not files and not faults:

@@ -23,8 +23,8 @@ from tinyforge.store import Partial
 def settings(road: Road) -> dict[str, Any]:
     upscaler = {} if road.upscaler is None else {"upscaler": hashlib.sha256(road.upscaler.read_bytes()).hexdigest()}
     return upscaler | {
-        "invert": road.recipe.invert.model_dump(mode="json"),
-        "backbone": road.recipe.backbone.model_dump(mode="json", exclude={"auto_folder"}),
+        "invert": road.recipe.invert.model_dump(mode="json", exclude={"upscale"}),
+        "backbone": road.recipe.backbone.model_dump(mode="json", exclude={"name", "auto_folder"}),
         "speed": road.recipe.speed.model_dump(mode="json"),
         "fingerprint": road.backbone.fingerprint,
         "seed": road.recipe.seed,

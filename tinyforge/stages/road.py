@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from tinyforge import embedded
 from tinyforge.errors import MissingError, RecipeError
@@ -181,7 +182,8 @@ def backbone_choice(wanted: Backbone, images: Sequence[np.ndarray], offline: boo
 
     name, domains = wanted.name, embedded.domains()
     if name not in ("auto", "embedded", *domains):
-        return Choice(*choose_backbone(name, domain_folder=embedded.path("glyphs", "backbone"), offline=offline))
+        folder = embedded.path("glyphs", "backbone")
+        return Choice(*choose_backbone(name, domain_folder=folder, offline=offline, domains=domains))
     domain, why = choose_domain(name, images)
     folder = embedded.path(domain, "backbone")
     source, reason = choose_backbone(name, domain_folder=folder, offline=offline, auto_folder=wanted.auto_folder)
@@ -230,6 +232,9 @@ def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:
             try:
                 own = json.loads(file.read_text(encoding="utf-8"))
                 recipe = _filled(recipe, own)
+            except ValidationError as error:
+                told = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
+                raise RecipeError("\n".join(f"{file}: {text}" for text in told)) from error
             except (AttributeError, TypeError, ValueError) as fault:
                 raise RecipeError(f"{file}: {fault}; it must hold {{section: {{key: value}}}} of a recipe") from fault
     return recipe

@@ -15,9 +15,10 @@ from typing import Any
 
 from tinyforge.compress.place import check_place
 from tinyforge.errors import DataError, GateError
+from tinyforge.folders import check_out
 from tinyforge.recipe import Recipe
 from tinyforge.remote import parse_address
-from tinyforge.stages import advance, bench, check_models, dry, in_use, plan, telling
+from tinyforge.stages import advance, bench, check_models, in_use, nothing_downloaded, plan, telling
 from tinyforge.stages.bench import Raced, raw_predictions
 from tinyforge.stages.budget.account import plot, record, remarks, write
 from tinyforge.stages.budget.entrants import Entered, Net, kinds_of, nets_of, road_of, threads_of
@@ -167,12 +168,14 @@ def told(road: Road) -> dict[str, Any]:
 
 def dry_run(recipe: Recipe, target: Target, out: Path, ground: Ground, **how: Any) -> list[dict[str, Any]]:
     """The stages of every net, with what is done of them; which nets are dropped untrained shows only in a race."""
-    road = dry(begin, Job(recipe, target, Path(out), **how))
     steps, known = [], set()
-    for net in nets_of(road.recipe, road.inputs):
-        own = road_of(road, net)
-        check_models(own, fetch=False)
-        steps += [step for step in plan(own) if step["key"] not in known]
-        known |= {step["key"] for step in steps}
+    with nothing_downloaded(Job(recipe, target, Path(out), **how)) as job:
+        check_out(job.out)
+        road = begin(job)
+        for net in nets_of(road.recipe, road.inputs):
+            own = road_of(road, net)
+            check_models(own, fetch=False)
+            steps += [step for step in plan(own) if step["key"] not in known]
+            known |= {step["key"] for step in steps}
     name = f"race {ground.name or 'here'}"
     return [*steps, {"stage": name, "key": None, "folder": str(road.bundle_path), "state": "never cached"}]
