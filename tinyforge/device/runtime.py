@@ -121,9 +121,9 @@ class OnnxSession:
         self._runtime = ort = import_runtime("onnxruntime")
         ort.disable_telemetry_events()
         found = first_there(providers, ort.get_available_providers())
-        self._path, self._exact_int8 = path, exact_int8
+        self._path, self._exact_int8, self._fused = path, exact_int8, True
         try:
-            self._session = ort.InferenceSession(str(path), self._options(threads), providers=found)
+            self._session = self._open(threads, found)
         except Exception as fault:  # onnxruntime's exceptions have no common base of their own
             raise RuntimeFault(f"{path.name}: onnxruntime cannot open it: {_last_line(fault)}") from fault
         active = self._session.get_providers()[0]
@@ -137,8 +137,22 @@ class OnnxSession:
         batch = self._input.shape[0]
         self._batch = batch if isinstance(batch, int) else None
 
+    def _open(self, threads: int, providers: Sequence[str]) -> Any:
+        """Where the exact kernels cannot be had (ONNX Runtime 1.32 fails to make them of some networks with attention),
+        int8 layers stay unfused: their sums are computed in float32, which is as exact and slower yet.
+        """
+        try:
+            return self._runtime.InferenceSession(str(self._path), self._options(threads), providers=providers)
+        except Exception:
+            if not self._exact_int8:
+                raise
+        self._fused = False
+        return self._runtime.InferenceSession(str(self._path), self._options(threads), providers=providers)
+
     def _options(self, threads: int) -> Any:
         options = self._runtime.SessionOptions()
+        if not self._fused:
+            options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
