@@ -19,12 +19,12 @@ def test_inventory_asks_for_what_is_missing_damaged_or_partial(tmp_path):
     half, damaged = (hashlib.sha256(word).hexdigest() for word in (b"half and half", b"sound"))
     put(tmp_path, b"half", f"{half}.partial")
     put(tmp_path, b"rotten", damaged)
-    (tmp_path / "tree-1.new" / "x").mkdir(parents=True)
+    (tmp_path / "tree-0123456789abcdef.new" / "x").mkdir(parents=True)
     found = inventory(tmp_path, {whole: 5, arrived: 7, half: 13, damaged: 5})
     assert found["missing"] == [half, damaged]
     assert found["partial"] == {half: 4}
     assert {path.name for path in (tmp_path / "blobs").iterdir()} == {whole, arrived, f"{half}.partial"}
-    assert not (tmp_path / "tree-1.new").exists()
+    assert not (tmp_path / "tree-0123456789abcdef.new").exists()
 
 
 def test_a_partial_file_that_is_too_long_is_begun_anew(tmp_path):
