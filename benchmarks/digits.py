@@ -86,7 +86,8 @@ def summary(runs: list[dict[str, Any]]) -> str:
     parts = []
     for shots in sorted({run["shots"] for run in runs}):
         chosen = [run for run in runs if run["shots"] == shots]
-        names = [name for name in chosen[0]["accuracy"] if all(name in run["accuracy"] for run in chosen)]
+        named = [name for name in chosen[0]["accuracy"] if not name.startswith("agreement")]
+        names = [name for name in named if all(name in run["accuracy"] for run in chosen)]
         rows = [[name, *row(chosen, name)] for name in sorted(names)]
         seeds = ", ".join(str(run["seed"]) for run in chosen)
         head = ["method", "accuracy %", "95 % interval", f"minus {REFERENCE}", "95 % interval"]

@@ -214,6 +214,11 @@ class Trial(Section):
         {"support-kd": 0.10, "tint-class": -0.05, "tint-teacher": 0.12},
         description="In the backbone's domain: gain of each way over the supports alone, in nats, before the trial.",
     )
+    overstated_gains: dict[Literal["support-kd", "tint-class", "tint-teacher"], Gain] = Field(
+        {},
+        description="In the backbone's domain: how much more, in nats, short students gained than those in full "
+        "length; the trial takes it off.",
+    )
     expected_sd: float = Field(
         0.15,
         ge=1e-6,

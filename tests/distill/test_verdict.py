@@ -43,6 +43,12 @@ def test_evidence_overrules_the_prior_as_it_grows():
     assert expected[-1] == pytest.approx(-0.4, abs=0.01)
 
 
+def test_what_a_short_student_overstates_is_taken_off():
+    seen = posterior(np.full(1000, 0.3), Prior(0.0, 0.2, overstated=0.1))[0]
+    assert seen == pytest.approx(posterior(np.full(1000, 0.2), Prior(0.0, 0.2))[0], abs=1e-6)
+    assert posterior(np.zeros(0), Prior(0.1, 0.2, overstated=0.1))[0] == 0.1
+
+
 def test_two_supports_that_agree_prove_little():
     assert posterior(np.array([0.3, 0.3]), NEUTRAL)[1] < 0.9
 

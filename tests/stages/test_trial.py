@@ -108,10 +108,10 @@ def test_a_recipe_can_force_the_method(forge_inputs, tmp_path):
 
 
 def test_what_is_expected_holds_in_the_domain_only():
-    wanted = Trial(expected_gains={"tint-teacher": 0.3}, expected_sd=0.2)
-    assert prior("tint-teacher", wanted, True) == Prior(0.3, 0.2)
+    wanted = Trial(expected_gains={"tint-teacher": 0.3}, expected_sd=0.2, overstated_gains={"tint-teacher": 0.1})
+    assert prior("tint-teacher", wanted, True) == Prior(0.3, 0.2, 0.1)
     assert prior("support-kd", wanted, True).mean == 0
-    assert prior("tint-teacher", wanted, False).mean == 0
+    assert (prior("tint-teacher", wanted, False).mean, prior("tint-teacher", wanted, False).overstated) == (0, 0)
 
 
 def test_a_teacher_that_knows_more_lowers_the_bar_for_what_it_labels_and_for_nothing_else():

@@ -23,10 +23,14 @@ SPREAD_WEIGHT = 3  # ... worth so many observations
 
 @dataclass(frozen=True)
 class Prior:
-    """What is expected of a gain, in nats, before the trial: normal with this mean and standard deviation."""
+    """What is expected of a gain, in nats, before the trial: normal with this mean and standard deviation.
+
+    overstated: how much more than the full-length student's the gain of a short one is known to be.
+    """
 
     mean: float
     sd: float
+    overstated: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def posterior(differences: np.ndarray, prior: Prior) -> tuple[float, float]:
     squares = float(np.square(differences - differences.mean()).sum())
     variance = (squares + SPREAD_WEIGHT * SPREAD**2) / (n - 1 + SPREAD_WEIGHT) / n
     precision = 1 / prior.sd**2 + 1 / variance
-    expected = (prior.mean / prior.sd**2 + float(differences.mean()) / variance) / precision
+    seen = float(differences.mean()) - prior.overstated
+    expected = (prior.mean / prior.sd**2 + seen / variance) / precision
     return expected, normal_cdf(expected * math.sqrt(precision))
 
 

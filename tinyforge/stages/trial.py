@@ -194,7 +194,9 @@ class Hearing:
 
 def prior(name: str, wanted: Trial, at_home: bool) -> Prior:
     """What is expected of a way before the trial."""
-    return Prior(wanted.expected_gains.get(name, 0.0), wanted.expected_sd) if at_home else ABROAD
+    if not at_home:
+        return ABROAD
+    return Prior(wanted.expected_gains.get(name, 0.0), wanted.expected_sd, wanted.overstated_gains.get(name, 0.0))
 
 
 def hold(room: Any, partial: Partial, hands: Crew) -> tuple[Way, dict[str, Any]]:
