@@ -1,8 +1,11 @@
+import os
+import signal
 from itertools import count, cycle
 
 import numpy as np
 import pytest
 
+from tinyforge.device.__main__ import main
 from tinyforge.device.bench import (
     MIN_BLOCKS,
     bench_bundle,
@@ -15,9 +18,10 @@ from tinyforge.device.bench import (
 from tinyforge.device.bench_report import bench_text
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.machine import usable_cores
-from tinyforge.device.runtime import RuntimeFault
+from tinyforge.device.runtime import ProcessKilled, RuntimeFault
 from tinyforge.device.spec import InputSpec
 from tinyforge.device.timing import MAX_WARMUP_WINDOWS, STAGES
+from tinyforge.device.worker import Arm, Worker
 
 from .conftest import colour_picture, encode
 from .test_bench_conditions import add
@@ -139,6 +143,29 @@ def test_faults_of_the_fresh_process_come_back(tmp_path, built_bundle):
         bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [image], SPEC)
     with pytest.raises(RuntimeFault, match="the measuring process ended with code"):
         bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [tmp_path / "absent.png"], SPEC)
+
+
+def test_a_process_that_the_system_ends_is_a_fault_of_the_device(built_bundle, monkeypatch, capsys):
+    bundle = load_bundle(built_bundle)
+    arm = Arm("m", bundle.model_path(bundle.variant()), "onnxruntime", 1)
+    with Worker(arm, [built_bundle / "selftest/0.png"], bundle.spec, 1) as worker:
+        os.kill(worker._process.pid, signal.SIGKILL)
+        with pytest.raises(ProcessKilled, match="ended by signal 9: too little memory"):
+            worker.block(0.0, 1)
+    monkeypatch.setattr("tinyforge.device.bench.bench_bundle", killed)
+    assert main(["bench", str(built_bundle)]) == 4
+    assert "ended by signal 9" in capsys.readouterr().err
+
+
+def killed(*_, **__):
+    raise ProcessKilled("ended by signal 9")
+
+
+def test_modules_of_the_current_folder_are_not_run(built_bundle, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('mine')")
+    monkeypatch.chdir(tmp_path)
+    report = bench_bundle(load_bundle(built_bundle), seconds=0, min_runs=8, warmup=1)
+    assert report["variants"]["onnx-fp32"]["runs"] >= 8
 
 
 def test_arms_take_turns_and_are_compared(built_bundle, tmp_path):
