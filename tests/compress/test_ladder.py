@@ -126,6 +126,8 @@ def test_variants_survive_json_and_warn_of_what_was_found(made):
         assert Variant.from_json(one.to_json()).to_json() == one.to_json()
     one = made.variants["onnx-int8"]
     assert (one.coverage.num_images, one.saturation.num_images) == (20, 200)
+    unknown = replace(one, saturation=replace(one.saturation, flips=None, max_abs_change=None, layers={"a": 5}))
+    assert "int8 sums of 5 pairs" in x86_warnings(unknown)[0]
     told = replace(
         one,
         saturation=replace(one.saturation, flips=[3, 7]),

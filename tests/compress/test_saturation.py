@@ -78,6 +78,16 @@ def test_the_twin_saturates_as_pairs_of_products_do(tmp_path: Path, shape, pad: 
     assert found.layers == {"layer": len(risky_pairs(weight.astype(int)))}
 
 
+def test_a_twin_that_would_not_fit_is_not_made(tmp_path: Path, monkeypatch):
+    """A ResNet12's would take 2 GiB, more than a model file can."""
+    weight = np.random.default_rng(0).integers(-127, 128, (5, 4, 3, 3))
+    model = quantised_layer(tmp_path / "layer.onnx", weight, -128, pads=[1] * 4)
+    monkeypatch.setattr("tinyforge.compress.saturation.MAX_TWIN_BYTES", 1000)
+    found = saturation(model, np.zeros((2, 4, 6, 6), np.float32))
+    assert (found.flips, found.max_abs_change) == (None, None)
+    assert found.layers == {"layer": len(risky_pairs(weight))}
+
+
 def test_seven_bit_weights_cannot_saturate(tmp_path: Path):
     weight = np.random.default_rng(0).integers(-64, 64, (5, 4, 3, 3))
     assert risky_pairs(weight) == ()

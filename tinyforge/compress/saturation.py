@@ -17,19 +17,21 @@ from onnx import helper, numpy_helper
 
 LOW, HIGH = -32768, 32767
 PEAK = 255  # of an unsigned activation
+MAX_TWIN_BYTES = 512 * 2**20
 PER_STEP = 4  # bytes of one vpmaddubsw lane group: rows are filled up with zeros to a multiple of it
 
 
 @dataclass(frozen=True)
 class Saturation:
     """The model with sums that saturate beside itself with exact ones. layers: those that can saturate -> number of
-    weight pairs that can. flips: indices of images whose answer changes. max_abs_change: of a logit.
+    weight pairs that can. flips: indices of images whose answer changes. max_abs_change: of a logit. Both are None where
+    so many pairs can that their twin would not fit (``MAX_TWIN_BYTES``).
     """
 
     num_images: int
     layers: dict[str, int]
-    flips: list[int]
-    max_abs_change: float
+    flips: list[int] | None
+    max_abs_change: float | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,6 +43,8 @@ def saturation(path: Path, inputs: np.ndarray) -> Saturation:
     twin, layers = saturating_twin(exact)
     if not layers:
         return Saturation(len(inputs), {}, [], 0.0)
+    if twin is None:
+        return Saturation(len(inputs), layers, None, None)
     answers = [_run(model, inputs) for model in (exact, twin)]
     return Saturation(
         num_images=len(inputs),
@@ -79,19 +83,25 @@ class _Layer:
         return next((a.i for a in self.node.attribute if a.name == "group"), 1)
 
 
-def saturating_twin(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, int]]:
-    """A copy of a QDQ model whose sums saturate, and the number of risky weight pairs of each layer that has any."""
+def saturating_twin(model: onnx.ModelProto) -> tuple[onnx.ModelProto | None, dict[str, int]]:
+    """A copy of a QDQ model whose sums saturate (None: it would be too large), and the number of risky weight pairs of
+    each layer that has any.
+    """
     twin = onnx.ModelProto.FromString(model.SerializeToString())
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in twin.graph.initializer}
     made_by = {output: node for node in twin.graph.node for output in node.output}
-    nodes, found = [], {}
+    nodes, found, size = [], {}, 0
     for node in twin.graph.node:
         nodes.append(node)
         layer = _int8_layer(node, made_by, constants)
         pairs = risky_pairs(layer.weight, layer.groups) if layer else ()
         if pairs:
             found[node.name] = len(pairs)
+            size += 4 * len(pairs) * layer.groups * layer.weight[0].size
+        if pairs and size <= MAX_TWIN_BYTES:
             nodes += _correction(layer, pairs, twin.graph)
+    if size > MAX_TWIN_BYTES:
+        return None, found
     del twin.graph.node[:]
     twin.graph.node.extend(nodes)
     return twin, found

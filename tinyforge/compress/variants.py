@@ -153,8 +153,13 @@ def warnings(variant: Variant, supports_outside: float = 0.01) -> list[str]:
 def x86_warnings(variant: Variant) -> list[str]:
     """What a reader must know of an int8 model where the target is an x86-64 machine: answers that depend on it."""
     sums = variant.saturation
-    if not sums or not sums.flips:
+    if not sums or sums.flips == []:
         return []
+    if sums.flips is None:
+        return [
+            f"{variant.name}: int8 sums of {sum(sums.layers.values())} pairs of weights can saturate on x86-64 "
+            "processors without VNNI, too many to emulate: compare its answers there, or set compress.reduce_range = true"
+        ]
     return [
         f"{variant.name}: on x86-64 processors without VNNI {len(sums.flips)} of {sums.num_images} validation "
         "images get another answer, since int8 sums saturate there; compress.reduce_range = true prevents it"
