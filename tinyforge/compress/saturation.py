@@ -24,8 +24,8 @@ PER_STEP = 4  # bytes of one vpmaddubsw lane group: rows are filled up with zero
 @dataclass(frozen=True)
 class Saturation:
     """The model with sums that saturate beside itself with exact ones. layers: those that can saturate -> number of
-    weight pairs that can. flips: indices of images whose answer changes. max_abs_change: of a logit. Both are None where
-    so many pairs can that their twin would not fit (``MAX_TWIN_BYTES``).
+    weight pairs that can. flips: indices of images whose answer changes. max_abs_change: of a logit. Both are None
+    where so many pairs can that their twin would not fit (``MAX_TWIN_BYTES``).
     """
 
     num_images: int

@@ -158,7 +158,8 @@ def x86_warnings(variant: Variant) -> list[str]:
     if sums.flips is None:
         return [
             f"{variant.name}: int8 sums of {sum(sums.layers.values())} pairs of weights can saturate on x86-64 "
-            "processors without VNNI, too many to emulate: compare its answers there, or set compress.reduce_range = true"
+            "processors without VNNI, too many to emulate: compare its answers there, or set "
+            "compress.reduce_range = true"
         ]
     return [
         f"{variant.name}: on x86-64 processors without VNNI {len(sums.flips)} of {sums.num_images} validation "
