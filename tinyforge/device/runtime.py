@@ -155,7 +155,7 @@ class OnnxSession:
             options.graph_optimization_level = self._runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what is wrong comes as an exception
         options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "0")
         options.add_session_config_entry("session.x64quantprecision", "1" if self._exact_int8 else "0")
         return options
