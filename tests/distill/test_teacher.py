@@ -74,7 +74,7 @@ def test_with_one_image_per_class_nothing_can_be_held_out(extractor):
 def test_a_class_with_a_single_image_does_not_stop_the_search(extractor):
     images, labels = toy_images(2, 1)
     record = adapt(extractor, images[:-1], labels[:-1], QUICK, seed=4).record
-    assert (record["chosen_by"], record["num_held_out"]) == ("2-fold", 4)
+    assert (record["chosen_by"], record["num_held_out"]) == ("leave-one-out", 4)
 
 
 def test_renaming_the_classes_permutes_the_answers(extractor):

@@ -113,7 +113,9 @@ def _search(
         return lrs[0], {"chosen_by": "smallest: one image per class", "num_held_out": 0, "accuracies": {}}
     hits = {lr: _held_out_hits(extractor, x, y, folds, lr, settings, seed, each) for lr in lrs}
     accuracies = {f"{lr:g}": float(value.mean()) for lr, value in hits.items()}
-    how = {"chosen_by": f"{int(folds.max()) + 1}-fold", "num_held_out": len(hits[lrs[0]]), "accuracies": accuracies}
+    num_folds = int(folds.max()) + 1
+    chosen_by = "leave-one-out" if num_folds == int(torch.bincount(y).max()) else f"{num_folds}-fold"
+    how = {"chosen_by": chosen_by, "num_held_out": len(hits[lrs[0]]), "accuracies": accuracies}
     return choose_lr(hits), how
 
 
