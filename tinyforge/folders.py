@@ -11,7 +11,7 @@ def check_out(out: Path) -> None:
     try:
         nearest = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     except OSError as fault:
-        raise UsageError(f"{str(out)[:80]}: cannot be a folder ({fault}); choose another --out") from fault
+        raise UsageError(f"{str(out)[:80]}: cannot be a folder ({fault.strerror}); choose another --out") from fault
     if not nearest.is_dir():
         raise UsageError(f"{nearest} is not a folder; choose another --out")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -12,18 +12,18 @@ What `tinyforge COMMAND --help` prints. A test compares this file with it.
 """
 
 
-def sections(command: click.Command, context: click.Context) -> Iterator[str]:
+def sections(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
     """The help of a command and of all below it."""
+    context = command.make_context(name, [], parent=parent, resilient_parsing=True)
     context.max_content_width = context.terminal_width = 110
     yield f"## {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            yield from sections(inner, click.Context(inner, info_name=name, parent=context))
+        for inner in command.list_commands(context):
+            yield from sections(command.get_command(context, inner), inner, context)
 
 
 def reference() -> str:
-    return "\n".join([HEAD, *sections(program, click.Context(program, info_name="tinyforge"))])
+    return "\n".join([HEAD, *sections(program, "tinyforge")])
 
 
 if __name__ == "__main__":

@@ -115,7 +115,9 @@ def test_wrong_usage_is_2(arguments):
 def test_no_bundle_is_2_with_one_line(tmp_path, capsys, command):
     images = ["x.png"] if command == ["predict"] else []
     assert main([*command, str(tmp_path), *images]) == 2
-    assert capsys.readouterr() == ("", "error: bundle.json: missing\n")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"error: bundle.json: missing in {tmp_path}; is that a bundle, whole? Copy it again or build it\n"
 
 
 def test_unknown_variant_is_2(built_bundle, capsys):

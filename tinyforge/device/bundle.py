@@ -189,6 +189,8 @@ def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
     """bundle.json of the known schema version, and its bytes."""
     if not root.is_dir():
         raise BundleFault(f"{root} is not a folder; name the folder of a bundle, which holds {RECORD}")
+    if not (root / RECORD).exists():
+        raise BundleFault(f"{RECORD}: missing in {root}; is that a bundle, whole? Copy it again or build it")
     data = read_bytes(root, RECORD)
     record = parse_json(data, RECORD)
     version = record.get("schema_version")

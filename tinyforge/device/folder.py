@@ -61,7 +61,7 @@ def locate(root: Path, name: str) -> Path:
         if real != home / name:
             raise BundleFault(f"path {name!r} is a symbolic link")
         if not path.exists():
-            raise BundleFault(f"{name}: missing in {root}; is that a bundle, whole? Copy it again or build it")
+            raise BundleFault(f"{name}: missing")
         if not path.is_file():
             raise BundleFault(f"{name}: is not a regular file")
     except (OSError, UnicodeError, RuntimeError) as fault:  # too long, not encodable, a loop of links

@@ -207,9 +207,8 @@ def load_backbone(
         raise MissingError(f"{found.name}: {fault}; the folder is incomplete, fetch it again") from fault
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as fault:
         first = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
-        raise UsageError(
-            f"{found.name} cannot be loaded as Stable Diffusion: {first}; if the folder is damaged, fetch it again"
-        ) from fault
+        told = f"{found.name} cannot be loaded as Stable Diffusion: {first}; if it is damaged, fetch it again"
+        raise UsageError(told) from fault
     identity = found.name, found.fingerprint, found.licence
     parts = unet, vae, text_encoder, tokenizer
     loaded = _assemble(identity, parts, scheduler, _device(device), precision, plan)
