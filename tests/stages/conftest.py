@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 TINY = {
+    "data": {"shots": 3},
     "invert": {"ti_steps": 4, "num_steps": 3, "nti_inner_steps": 2, "guidance_scale": 3.0},
     "synthesize": {"images_per_class": 6, "alphas": [0.2, 0.6], "preview_alphas": [0.0, 1.0]},
     "teacher": {"fine_tune_steps": 2, "fine_tune_lrs": [0.0, 0.001]},

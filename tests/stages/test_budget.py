@@ -142,7 +142,7 @@ def test_the_winner_ships_with_the_race_s_own_numbers(raced):
     report = (bundle.root / "report.html").read_text(encoding="utf-8")
     assert "<h2>Budget</h2>" in report
     assert "<svg" in report
-    assert "The test images chose it among 4 models" in (bundle.root / "README.md").read_text(encoding="utf-8")
+    assert "the best of 4 models" in (bundle.root / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_race_is_stored_beside_the_bundle(raced):

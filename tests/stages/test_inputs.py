@@ -73,7 +73,9 @@ def test_notes_count_in_words_that_fit(photos):
 
 
 def test_shots_are_taken_of_the_supports_beside_a_test_folder_too(photos, tmp_path):
-    draw(tmp_path / "test" / "a", ["5.png", "6.png", "7.png"])
+    draw(tmp_path / "test" / "a", ["0.png", "1.png", "5.png", "6.png", "7.png"])
+    for same in ("0.png", "1.png"):  # the first pictures of a class named like this are those of the supports
+        (tmp_path / "test" / "a" / same).unlink()
     found = read(photos, shots=1, test=str(tmp_path / "test"))
     assert (found.support.counts(), len(found.test)) == ({"a": 1, "b": 1}, 3)
     assert "1 support per class by seed 0, 2 others not used" in found.notes[0]
@@ -89,8 +91,10 @@ class TestUnlabelled:
         draw(tmp_path / "further", ["8.png", "9.png"])
         for name in ("0.png", "1.png"):
             Image.open(photos / "a" / name).save(tmp_path / "further" / f"copy-{name[0]}.bmp")
-        draw(tmp_path / "supports" / "a", ["3.png"])
-        draw(tmp_path / "supports" / "b", ["4.png"])
+        for kind in "ab":
+            draw(tmp_path / "supports" / kind, ["0.png", "1.png", "2.png"])
+            for same in ("0.png", "1.png"):
+                (tmp_path / "supports" / kind / same).unlink()
         found = gather(Data(path=str(tmp_path / "supports"), test=str(photos)), str(tmp_path / "further"), 0)
         assert len(found.unlabelled) == 2
         assert "left out of distill.unlabelled: 2 copies of test images" in found.warnings
