@@ -36,20 +36,20 @@ class Item:
     """One image. name: relative posix path, NFC, or 'digits/<n>'. label: index into the classes.
 
     sha256: of the encoded bytes (of the pixels for digits).
-    source: the pixels uint8 (H, W, 3), or the file to decode when asked. file: where it was read, None for digits.
+    pixels: uint8 (H, W, 3), None where the file is decoded when asked. file: where it was read, None for digits.
     """
 
     name: str
     label: int
     sha256: str
-    source: np.ndarray | Path
+    pixels: np.ndarray | None
     max_pixels: int = MAX_PIXELS
     file: Path | None = None
 
     @property
     def rgb(self) -> np.ndarray:
         """uint8 (H, W, 3). Raises DataError when the file has changed since it was read."""
-        return self.source if isinstance(self.source, np.ndarray) else decode(self.encoded, self.max_pixels)
+        return decode(self.encoded, self.max_pixels) if self.pixels is None else self.pixels
 
     @property
     def encoded(self) -> bytes:
@@ -356,8 +356,8 @@ def _read_entries(entries: Iterable[_Entry], labels: dict[str, int], max_pixels:
             keep = resident + rgb.nbytes <= _RESIDENT_BYTES
             resident += rgb.nbytes if keep else 0
             digest = hashlib.sha256(encoded).hexdigest()
-            source, label = rgb if keep else entry.path, labels.get(entry.label, -1)
-            items.append(Item(entry.name, label, digest, source, max_pixels, entry.path))
+            pixels, label = rgb if keep else None, labels.get(entry.label, -1)
+            items.append(Item(entry.name, label, digest, pixels, max_pixels, entry.path))
     return items, faults
 
 

@@ -38,7 +38,7 @@ def load_recipe(
 
     Raises RecipeError with all faults, each with its file (or override), dotted key and what was probably meant.
     """
-    return _load(Recipe, "recipe", name_or_path, shipped_recipes(), overrides, options or {})
+    return _whole(_read(Recipe, "recipe", name_or_path, shipped_recipes(), overrides, options or {}))
 
 
 def load_recipe_and_target(
@@ -59,7 +59,7 @@ def load_recipe_and_target(
 
 def load_target(name_or_path: str | Path) -> Target:
     """A shipped target by name, or a TOML file. Raises RecipeError like ``load_recipe``."""
-    return _load(Target, "target", name_or_path, shipped_targets(), (), {})
+    return _whole(_read(Target, "target", name_or_path, shipped_targets(), (), {}))
 
 
 def recipe_toml(recipe: Recipe) -> str:
@@ -93,15 +93,9 @@ def _find(kind: str, name_or_path: str | Path, shipped: Mapping[str, Path]) -> P
 # Reading
 
 
-def _load(
-    model: type[M],
-    kind: str,
-    name_or_path: str | Path,
-    shipped: Mapping[str, Path],
-    overrides: Sequence[str],
-    options: Mapping[str, tuple[str, Any]],
-) -> M:
-    loaded, _, faults = _read(model, kind, name_or_path, shipped, overrides, options)
+def _whole(found: tuple[M | None, dict[str, Any], list[str]]) -> M:
+    """What ``_read`` found. Raises RecipeError with the faults."""
+    loaded, _, faults = found
     if loaded is None:
         raise RecipeError("\n".join(faults))
     return loaded

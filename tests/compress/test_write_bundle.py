@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from device.conftest import bench_model
 
 from tinyforge.compress.bundle import FLOORS, Contents, bundle_digest, requirements, write_bundle
 from tinyforge.compress.variants import Variant
-from tinyforge.device.bench import bench_model
 from tinyforge.device.bundle import load_bundle
 from tinyforge.device.folder import BundleFault
 from tinyforge.device.machine import describe_machine
@@ -34,7 +34,7 @@ def contents(made, digits, student_logits, classes, spec, tmp_path_factory) -> C
     image = tmp_path_factory.mktemp("images") / "0.png"
     image.write_bytes(digits.png(0))
     model = made.folder / "onnx-int8.onnx"
-    latency = bench_model(model, "onnxruntime", 1, [image], spec, seconds=0, min_runs=64, warmup=2)
+    latency = bench_model(model, [image], spec)
     return Contents(
         name="digits",
         target="raspi4",

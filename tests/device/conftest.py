@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import tinyforge.device
+from tinyforge.device.bench import Arm, bench_arms
 from tinyforge.device.bundle import SCHEMA_VERSION, file_record
 from tinyforge.device.card import CERTIFICATE, numbers
 from tinyforge.device.claims import claims
@@ -28,6 +29,12 @@ from tinyforge.device.spec import InputSpec
 
 CLASSES = ["red", "green", "blue"]
 SPEC = InputSpec(size=(8, 8), resize="bilinear")
+
+
+def bench_model(model: Path, images: list[Path], spec: InputSpec, *, threads: int = 1, **how) -> dict:
+    """The report of one model in ONNX Runtime, measured alone, as short as may be."""
+    how = {"seconds": 0, "min_runs": 64, "warmup": 2, **how}
+    return bench_arms([Arm("model", model, "onnxruntime", threads)], images, spec, **how)["variants"]["model"]
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -9,7 +9,6 @@ from tinyforge.device.__main__ import main
 from tinyforge.device.bench import (
     MIN_BLOCKS,
     bench_bundle,
-    bench_model,
     bench_session,
     compare_blocks,
     summarise,
@@ -23,7 +22,7 @@ from tinyforge.device.spec import InputSpec
 from tinyforge.device.timing import MAX_WARMUP_WINDOWS, STAGES
 from tinyforge.device.worker import Arm, Worker
 
-from .conftest import colour_picture, encode
+from .conftest import bench_model, colour_picture, encode
 from .test_bench_conditions import add
 
 SPEC = InputSpec((8, 8))
@@ -131,7 +130,7 @@ def test_bundle_is_measured_in_a_fresh_process(built_bundle, variant):
 def test_threads_are_at_most_the_cores_and_both_are_told(built_bundle):
     image, model = built_bundle / "selftest/0.png", built_bundle / "model/onnx-fp32.onnx"
     asked = usable_cores() + 2
-    report = bench_model(model, "onnxruntime", asked, [image], SPEC, seconds=0, min_runs=8, warmup=1)
+    report = bench_model(model, [image], SPEC, threads=asked)
     assert (report["threads_asked"], report["threads"]) == (asked, usable_cores())
     assert summary(report)["busy_cores"] is None or summary(report)["busy_cores"] >= 0
 
@@ -140,9 +139,9 @@ def test_faults_of_the_fresh_process_come_back(tmp_path, built_bundle):
     image = built_bundle / "selftest/0.png"
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     with pytest.raises(RuntimeFault, match=r"bad\.onnx: onnxruntime cannot open it"):
-        bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [image], SPEC)
+        bench_model(tmp_path / "bad.onnx", [image], SPEC)
     with pytest.raises(RuntimeFault, match="the measuring process ended with code"):
-        bench_model(tmp_path / "bad.onnx", "onnxruntime", 1, [tmp_path / "absent.png"], SPEC)
+        bench_model(tmp_path / "bad.onnx", [tmp_path / "absent.png"], SPEC)
 
 
 def test_a_process_that_the_system_ends_is_a_fault_of_the_device(built_bundle, monkeypatch, capsys):

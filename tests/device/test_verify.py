@@ -10,9 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tinyforge.device import stats
-from tinyforge.device.bench import bench_model
 from tinyforge.device.bundle import load_bundle
-from tinyforge.device.certificate import certificate
 from tinyforge.device.conditions import judge
 from tinyforge.device.folder import BundleFault
 from tinyforge.device.machine import describe_machine
@@ -23,6 +21,7 @@ from tinyforge.device.verify import verify_bundle
 from .conftest import (
     CLASSES,
     SPEC,
+    bench_model,
     change_record,
     metadata_of,
     read_record,
@@ -32,6 +31,7 @@ from .conftest import (
     write_predictions,
     write_record,
 )
+from .test_certificate import AT_REST
 from .test_saturation import with_int8
 
 
@@ -40,7 +40,7 @@ def report(built_bundle):
     """Of the fp32 model, measured once."""
     bundle = load_bundle(built_bundle)
     model, images = bundle.model_path(bundle.variant()), [built_bundle / "selftest/0.png"]
-    report = bench_model(model, "onnxruntime", 1, images, SPEC, seconds=0, min_runs=70, warmup=2)
+    report = bench_model(model, images, SPEC, min_runs=70)
     at_rest = [{**sample, "busy_cores": 0.0} for sample in report["samples"]]
     return {**report, "machine": describe_machine(), "settled": True, "samples": at_rest, **judge(at_rest)}
 
@@ -121,42 +121,6 @@ def test_a_better_certificate_is_found(measured_path, place):
     edit(measured_path, ["certificate", *place], 0.999)
     (message,) = messages(measured_path)
     assert message.startswith(f"certificate/{'/'.join(place)} is given as 0.999, the raw data say ")
-
-
-AT_REST = {"load": 0.0, "governors": [], "firmware": 0, "throttle_events": 0, "cooling": [], "busy_cores": 0.0}
-THROTTLED, BUSY = {**AT_REST, "firmware": 1 << 2}, {**AT_REST, "busy_cores": 1.5}
-ROWS = [(f"{index}.png", 0, 0) for index in range(50)]
-
-
-def timed(runs, **more):
-    told = {"machine": {"cpu": "Pi"}, "threads": 1, "settled": True, "samples": [AT_REST, AT_REST]}
-    return {"raw_us": {"infer": [1000] * runs}, **told, **more}
-
-
-@pytest.mark.parametrize(
-    ("answers", "report", "statement"),
-    [
-        ({}, timed(64), "no accuracy is claimed: there were no test images; p90 of inference <= 1 ms"),
-        ({"m": ROWS}, timed(63), "no latency is claimed: 64 timed runs are needed, there are 63"),
-        ({"m": ROWS}, None, "no latency is claimed: it was not measured"),
-        ({"m": ROWS}, timed(64, machine={"cpu": "x", "emulated": True}), "claimed: it was measured under an emulator"),
-        ({"m": ROWS}, timed(64, samples=[AT_REST, THROTTLED]), "the measurement is not valid: throttled"),
-        ({"m": ROWS}, timed(64, samples=[BUSY, AT_REST]), "(early stopping, 64 runs, beside other work) on Pi"),
-        ({"m": ROWS}, timed(64, settled=False), "(early stopping, 64 runs, not settled) on Pi"),
-        ({"m": ROWS}, timed(64), "top-1 >= 94.1 % at 95 % (exact binomial, n = 50); p90 of inference <= 1 ms at 99 %"),
-        ({"other": ROWS}, timed(64), "no accuracy is claimed"),
-    ],
-)
-def test_nothing_is_certified_that_was_not_measured(answers, report, statement):
-    found = certificate("m", answers, {} if report is None else {"m": report})
-    assert statement in found["statement"]
-    assert (found["accuracy"] is None) == ("no accuracy" in statement)
-
-
-def test_the_best_of_many_is_certified_less():
-    alone, best = (certificate("m", {"m": ROWS}, {}, count) for count in (1, 10))
-    assert best["statement"].startswith("top-1 >= 89.9 % at 95 % (exact binomial, n = 50, the best of 10 models)")
-    assert best["accuracy"]["at_least"] < alone["accuracy"]["at_least"]
 
 
 @pytest.mark.parametrize("samples", [[], [{}], ["x"], [{**AT_REST, "firmware": "1"}], None])

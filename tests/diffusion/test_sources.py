@@ -67,7 +67,7 @@ def test_auto_on_a_gpu_host_takes_the_folder_given_then_the_hub_cache(folder, co
     put_in_cache(hub_cache, folder, ALIASES["sd15"])
     assert auto()[0] == ALIASES["sd15"]
     assert auto(auto_folder=str(copy))[0] == str(copy)
-    with pytest.raises(MissingError, match="no backbone folder at nowhere"):
+    with pytest.raises(MissingError, match="no folder nowhere"):
         auto(auto_folder="nowhere")
 
 

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tinyforge.distill.students import STUDENTS, Conv4, build_student, default_spec
+from tinyforge.distill.timm_models import find_weights
 from tinyforge.errors import MissingError, RecipeError
 
 
@@ -75,3 +78,23 @@ def test_pretrained_weights_that_are_not_here_are_missing_not_downloaded(tmp_pat
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MissingError, match="resnet10t"):
         build_student("timm:resnet10t.c3_in1k", 5, input_size=32, pretrained=True, offline=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(None, "the hub could not be reached: check the connection"), (401, "answers with status 401")],
+)
+def test_why_the_hub_gives_no_weights_is_told(monkeypatch, status, words):
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    def download(*_, **__):
+        if status is None:
+            raise LocalEntryNotFoundError("no connection")
+        fault = HfHubHTTPError.__new__(HfHubHTTPError)  # its arguments are other ones in every version
+        fault.response = SimpleNamespace(status_code=status)
+        raise fault
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(MissingError, match=words):
+        find_weights("resnet10t.c3_in1k", offline=False)

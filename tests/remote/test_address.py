@@ -13,6 +13,8 @@ from tinyforge.remote.address import Address, parse_address
         ("ssh://pi@[fe80::1%25eth0]:22", Address("fe80::1%25eth0", "pi", 22)),
         ("ssh://pi@board/mnt/ssd", Address("board", "pi", None, "/mnt/ssd")),
         ("ssh://pi@board/", Address("board", "pi")),
+        ("ssh://PI@MyPi:22/ssd", Address("MyPi", "PI", 22, "/ssd")),
+        ("ssh://Pi@pi", Address("pi", "Pi")),
     ],
 )
 def test_addresses(text, address):

@@ -59,7 +59,7 @@ def test_files_of_a_folder_travel_as_they_are(tmp_path):
 def test_a_large_photo_is_scaled_down_in_its_own_format(tmp_path, kind):
     file = tmp_path / "large"
     photo(1500, 2000).save(file, kind)
-    item = Item("large", 0, hashlib.sha256(file.read_bytes()).hexdigest(), file, file=file)
+    item = Item("large", 0, hashlib.sha256(file.read_bytes()).hexdigest(), None, file=file)
     with Image.open(io.BytesIO(travelling(item))) as image:
         assert image.format == kind
         assert image.size == (1632, 1224)

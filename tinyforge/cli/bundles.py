@@ -54,9 +54,7 @@ def _bench_here(bundle: Path, variants: list[str], runs: int, **how: Any) -> Ans
     from tinyforge.device.bench_report import bench_text
     from tinyforge.device.bundle import load_bundle
 
-    loaded = load_bundle(bundle)
-    names = list(loaded.variants) if "all" in variants else variants
-    report = bench_bundle(loaded, variants=names or None, min_runs=runs, **how)
+    report = bench_bundle(load_bundle(bundle), variants=variants, min_runs=runs, **how)
     return Answer(report, bench_text(report), _throttled(report))
 
 
@@ -71,13 +69,7 @@ def _bench_there(bundle: Path, devices: tuple[str, ...], ssh_config: Path | None
     wish = remote.Wish(
         bundle,
         variants=[name for name in how["variants"] if name != "all"],
-        options=remote.bench_options(
-            ["all"] if "all" in how["variants"] else how["variants"],
-            how["threads"],
-            how["seconds"],
-            how["runs"],
-            how["warmup"],
-        ),
+        options=remote.bench_options(how["variants"], how["threads"], how["seconds"], how["runs"], how["warmup"]),
         images=how["images"],
         test=how["test"],
         wheels=how["offline_wheels"],

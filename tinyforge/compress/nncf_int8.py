@@ -72,9 +72,7 @@ def accuracy_control(
     """
     nncf, model = _nncf(), convert_openvino(fp32)
     free = model.inputs[0].partial_shape
-    model.reshape(
-        [1, *list(free)[1:]]
-    )  # int8 kernels for a free batch crashed on a processor with AMX (OpenVINO 2026.4)
+    model.reshape([1, *list(free)[1:]])  # with a free batch OpenVINO 2026.4 crashed in its int8 kernels for AMX
 
     def hits(compiled: Any, rows: Iterator[tuple[np.ndarray, int]]) -> tuple[float, list[float]]:
         found = [float(compiled(row)[0].argmax() == label) for row, label in rows]

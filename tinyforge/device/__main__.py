@@ -96,7 +96,7 @@ def _bench(options: argparse.Namespace) -> tuple[Any, str, int]:
     seconds, runs = TIERS[options.tier]
     report = bench_bundle(
         bundle,
-        variants=list(bundle.variants) if "all" in (options.variant or ()) else options.variant,
+        variants=options.variant,
         threads=options.threads,
         images=options.images,
         test=options.test,

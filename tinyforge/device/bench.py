@@ -34,7 +34,6 @@ __all__ = [
     "Arm",
     "bench_arms",
     "bench_bundle",
-    "bench_model",
     "bench_session",
     "summarise",
     "summary",
@@ -69,10 +68,8 @@ def bench_arms(
     machine's state: before, about every second, after), block_p50_us and raw_us.
     Raises MissingRuntime or RuntimeFault, also when a process is killed. ``root``: see ``conditions``.
     """
-    if not math.isfinite(seconds):
-        raise ValueError("a measurement must end")
-    if not arms or not images or min_runs < 1 or warmup < 1 or seconds < 0:
-        raise ValueError("a measurement needs models, images, at least one run and one warm-up, and no negative time")
+    if not arms or not images or min_runs < 1 or warmup < 1 or not 0 <= seconds < math.inf:
+        raise ValueError("a measurement needs models, images, at least one run and one warm-up, and a time that ends")
     samples = [{**read_conditions(root), "busy_cores": busy_cores(root)}]
     with ExitStack() as stack:
         meter = open_meter(root)
@@ -177,25 +174,6 @@ def compare_blocks(a_us: Sequence[float], b_us: Sequence[float]) -> dict[str, An
     return {"ratio": ratio, "low": low, "high": high, "rounds": len(logs)}
 
 
-def bench_model(
-    model_path: str | Path,
-    runtime: str,
-    threads: int,
-    images: Sequence[str | Path],
-    spec: InputSpec,
-    *,
-    seconds: float = 1.0,
-    min_runs: int = 662,
-    warmup: int = 20,
-    providers: Sequence[str] = (),
-    exact_int8: bool = False,
-) -> dict[str, Any]:
-    """The report of one model measured alone, see ``bench_arms``."""
-    arm = Arm("model", Path(model_path), runtime, threads, tuple(providers), exact_int8)
-    paths = [Path(path) for path in images]
-    return bench_arms([arm], paths, spec, seconds=seconds, min_runs=min_runs, warmup=warmup)["variants"]["model"]
-
-
 def bench_bundle(
     bundle: Bundle,
     *,
@@ -208,7 +186,9 @@ def bench_bundle(
     warmup: int = 20,
     root: Path = ROOT,
 ) -> dict[str, Any]:
-    """Measure ``variants`` (default: the chosen one) on ``images`` (default: those of the self-test).
+    """Measure ``variants`` on ``images`` (default: those of the self-test).
+
+    variants: default the chosen one; with 'all' among them every one.
 
     threads: of inference, each in turn, arms named 'onnx-int8@2' (default: the bundle's, arms named by variant).
     test: labelled images, see ``accuracy``.
@@ -219,7 +199,8 @@ def bench_bundle(
     for path in paths:
         _check_decodable(path)
     wanted = list(dict.fromkeys(threads or [bundle.threads]))
-    models = {name: bundle.variant(name) for name in dict.fromkeys(variants or [bundle.chosen])}
+    names = bundle.variants if "all" in (variants or ()) else variants or [bundle.chosen]
+    models = {name: bundle.variant(name) for name in dict.fromkeys(names)}
     arms = [
         Arm(
             name if not threads else f"{name}@{count}",

@@ -8,7 +8,7 @@
       tinyforge_device/    this package
       selftest/            golden.json, golden.npz and the encoded images (``selftest.write_golden`` writes them)
       predictions/         <method>.json: raw predictions, one file per score
-      latency/             <variant>.json: a report of ``bench.bench_model`` with its raw latencies, and the machine
+      latency/             <variant>.json: a report of ``bench.bench_arms`` with its raw latencies, and the machine
       README.md            its certificate and tables as ``card`` writes them
       recipe.lock.toml  requirements.txt  report.html
 

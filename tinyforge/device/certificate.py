@@ -1,9 +1,9 @@
 """What may be claimed of a model on a machine, and how sure that is.
 
-accuracy: a lower bound at 95 % confidence, exact and one-sided, on test
-images, which a plain build chooses nothing by; a race chooses among model.candidates models by them, and the bound then
-holds for all of these at once (Bonferroni). latency: an upper bound of the 90th percentile at 99 % confidence by order
-statistics (early stopping). Both hold for images, and for a machine, like those measured, and for nothing else.
+accuracy: a lower bound at 95 % confidence, exact and one-sided, on test images. A plain build chooses nothing by them;
+a race chooses among ``candidates`` models, and the bound then holds for all of these at once (Bonferroni). latency: an
+upper bound of the 90th percentile at 99 % confidence by order statistics (early stopping). Both hold for images, and
+for a machine, like those measured, and for nothing else.
 Source: Clopper & Pearson 1934, Biometrika 26(4); MLPerf inference, LoadGen early stopping.
 """
 

@@ -8,7 +8,7 @@
     latency      {variant: {**bench.summary(report), "model_bytes", "machine", "raw": file}}
     certificate  {"variant", "accuracy": {...} | null, "latency": {...} | null, "statement"}
 
-The certificate: see ``certificate``.
+What the certificate claims: see ``certificate.py``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def check_labels(answers: Mapping[str, Rows]) -> None:
 
 
 def read_report(root: Path, name: str) -> dict[str, Any]:
-    """A report of ``bench_model``, its raw latencies checked. Raises BundleFault."""
+    """A report of ``bench_arms``, its raw latencies checked. Raises BundleFault."""
     report = read_json(root, name)
     raw = need(report, "raw_us", dict, name)
     runs = [need(raw, stage, list, name) for stage in STAGES]

@@ -92,12 +92,15 @@ def _choose_auto(domain_folder: Path, given: str | None) -> tuple[str, str]:
     import torch
 
     repository = ALIASES["sd15"]
-    if given is not None:
-        locate(given, offline=True)  # a folder that is none is told on any machine
+    folder = None if given is None else Path(given).expanduser()
+    if folder is not None:  # one that is none is told on any machine
+        if not folder.is_dir():
+            raise MissingError(f"backbone.auto_folder: no folder {folder}; name a diffusers folder, or leave it out")
+        _require_parts(folder)
     if not torch.cuda.is_available():
         return str(_require_folder(domain_folder)), "the embedded backbone: this machine has no CUDA device"
-    if given is not None:
-        return str(Path(given).expanduser()), "a GPU is here, and the folder for it was given"
+    if folder is not None:
+        return str(folder), "a GPU is here, and the folder for it was given"
     if not cached_snapshot(repository):
         reason = f"a GPU is here, but {repository} is not in the hub cache (--backbone sd15 downloads it)"
         return str(_require_folder(domain_folder)), f"the embedded backbone: {reason}"
@@ -141,8 +144,7 @@ def cached_snapshot(repository: str) -> Path | None:
 
     try:
         folder = Path(snapshot_download(repository, local_files_only=True))
-        weight_variants(_names(folder), False, repository)
-        _require_small_files(folder)
+        _require_parts(folder)
     except (LocalEntryNotFoundError, HFValidationError, UsageError, MissingError):
         return None
     return folder
@@ -193,6 +195,12 @@ def weight_variants(names: Iterable[str], prefer_fp16: bool, source: object) -> 
             raise MissingError(f"{source} has {why} in {part}/; a copy with .safetensors files is needed")
         variants[part] = present[0]
     return variants
+
+
+def _require_parts(folder: Path) -> dict[str, str | None]:
+    """Which weights would be loaded. Raises UsageError or MissingError for a folder that is not whole."""
+    _require_small_files(folder)
+    return weight_variants(_names(folder), False, folder)
 
 
 def _require_small_files(folder: Path) -> None:

@@ -59,10 +59,11 @@ def find_weights(model: str, *, offline: bool) -> Path:
     for filename in WEIGHTS_NAMES:
         try:
             return Path(hf_hub_download(repository, filename, local_files_only=offline))
+        except LocalEntryNotFoundError:  # older versions count it among the hub's answers
+            continue
         except HfHubHTTPError as fault:
-            status = fault.response.status_code if fault.response is not None else "no"
-            why = f"the hub answers with status {status}"
-        except (LocalEntryNotFoundError, OSError):
+            why = f"the hub answers with status {fault.response.status_code}"
+        except OSError:
             continue
     if offline:
         raise NotDownloadedError(f"the weights of {PREFIX}{model} are not in the hub cache", repository)

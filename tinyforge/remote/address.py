@@ -45,7 +45,8 @@ def parse_address(text: str) -> Address:
         port = parts.port
     except ValueError as fault:
         raise UsageError(f"{text}: {fault}; give {EXAMPLE}") from fault
-    host = _as_typed(parts.hostname or "", text)
+    typed, host = parts.netloc.rpartition("@")[2].lstrip("["), parts.hostname or ""
+    host = typed[: len(host)]  # which ``urlsplit`` has lowered: names of an OpenSSH configuration may have capitals
     user, folder = parts.username, unquote(parts.path).rstrip("/")
     if parts.scheme != "ssh" or not host:
         raise UsageError(f"{text}: is not the address of a device; give {EXAMPLE}")
@@ -56,9 +57,3 @@ def parse_address(text: str) -> Address:
     if parts.query or parts.fragment or not folder.isprintable():
         raise UsageError(f"{text}: nothing may follow the folder; give {EXAMPLE}")
     return Address(host, user, port, folder or None)
-
-
-def _as_typed(host: str, text: str) -> str:
-    """``urlsplit`` lowers it, and the names of an OpenSSH configuration may have capitals."""
-    start = text.lower().find(host)
-    return text[start : start + len(host)] if start >= 0 else host

@@ -57,7 +57,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
     for text in compressed["warnings"]:
         road.warn(text)
     golden = golden_images(road)
-    latency = raced.latency if raced else measure_all(road, models, made, spec, golden)
+    latency = raced.latency if raced else in_turns(road, models, made, spec, golden)
     machine = raced.machine if raced else describe_machine()
     answers = raw_predictions(road)
     scores = {method: score(correct(one), len(one["labels"])) for method, one in answers.items()}
@@ -130,28 +130,38 @@ def remarks_of(road: Road, raced: Raced | None, compressed: Mapping[str, Any], b
     return list(dict.fromkeys([*raced.remarks, *road.warnings] if raced else notes(road)))
 
 
-def measure_all(
-    road: Road, models: Path, made: Sequence[Any], spec: InputSpec, golden: Mapping[str, bytes]
+def in_turns(
+    road: Road,
+    models: Path,
+    made: Sequence[Any],
+    spec: InputSpec,
+    images: Mapping[str, bytes],
+    *,
+    threads: Sequence[int] | None = None,
+    min_runs: int | None = None,
 ) -> dict[str, Any]:
-    """Variant -> its latency report, of every one that was made: in fresh processes, in turns, as the target would run
+    """Arm -> its latency report, of every model that was made: in fresh processes, in turns, as the target would run
     them.
+
+    threads: arms are named 'onnx-int8@2' (None: the target's, arms named by variant). min_runs: None is the recipe's.
     """
     target, wanted = road.job.target, road.recipe.bench
     arms = [
         Arm(
-            one.name, models / one.files[0], one.runtime, target.threads,
+            one.name if threads is None else f"{one.name}@{count}", models / one.files[0], one.runtime, count,
             tuple(target.providers.get(one.runtime, ())), target.exact_int8,
         )
         for one in made if one.files
+        for count in threads or [target.threads]
     ]  # fmt: skip
-    road.job.log(f"bench: {', '.join(arm.name for arm in arms)} in turns, {wanted.min_runs} runs or more of each")
+    runs = min_runs or wanted.min_runs
+    road.job.log(f"bench: {', '.join(arm.name for arm in arms)} in turns, {runs} runs or more of each")
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in golden]
-        for path, encoded in zip(paths, golden.values(), strict=True):
+        paths = [Path(folder) / name for name in images]
+        for path, encoded in zip(paths, images.values(), strict=True):
             path.write_bytes(encoded)
-        return bench_arms(
-            arms, paths, spec, seconds=wanted.seconds, min_runs=wanted.min_runs, warmup=wanted.warmup
-        )["variants"]  # fmt: skip
+        found = bench_arms(arms, paths, spec, seconds=wanted.seconds, min_runs=runs, warmup=wanted.warmup)
+    return found["variants"]
 
 
 def contender(one: Any, latency: Mapping[str, Any], scores: Mapping[str, Any], verdicts: Sequence[Any]) -> Any:

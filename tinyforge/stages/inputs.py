@@ -94,8 +94,7 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
     """
     if test is None:
         return None, []
-    copies = {j for _, j in exact_duplicates(support, test)}
-    similar = {j for _, j, _ in near_duplicates(support, test)} - copies
+    copies, similar = _alike(support, test)
     warnings = []
     if copies:
         told = "a copy" if len(copies) == 1 else f"{len(copies)} copies"
@@ -106,14 +105,19 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
     return (test.subset(kept) if kept else None), warnings
 
 
+def _alike(known: ImageSet, others: ImageSet) -> tuple[set[int], set[int]]:
+    """Indices of ``others`` that are copies of ``known`` ones, and of those that are only nearly like them."""
+    copies = {j for _, j in exact_duplicates(known, others)}
+    return copies, {j for _, j, _ in near_duplicates(known, others)} - copies
+
+
 def _apart(further: dict[str, np.ndarray], test: ImageSet | None) -> tuple[dict[str, np.ndarray], list[str]]:
     """Images without a label, less copies of test images, and what was found: a student may not learn from those."""
     if test is None or not further:
         return further, []
     keys = list(further)
     pool = ImageSet(("",), tuple(Item(key, 0, key, further[key]) for key in keys))
-    copies = {i for i, _ in exact_duplicates(pool, test)}
-    similar = {i for i, _, _ in near_duplicates(pool, test)} - copies
+    copies, similar = _alike(test, pool)
     warnings = []
     if copies:
         told = "a copy of a test image" if len(copies) == 1 else f"{len(copies)} copies of test images"

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tinyforge.device.bench import Arm, bench_arms
 from tinyforge.device.machine import describe_machine
 from tinyforge.errors import DeviceError
 from tinyforge.loading import recipe_toml
 from tinyforge.remote import Address, Wish, bench_board, bench_options, tidy_board
-from tinyforge.stages.bench import golden_images
+from tinyforge.stages.bench import golden_images, in_turns
 from tinyforge.stages.budget.entrants import Entered
 
 
@@ -43,17 +42,9 @@ class Here:
 
     def measure(self, one: Entered, threads: Sequence[int], min_runs: int) -> Measured:
         """All models and numbers of threads of a net in turns, each in a process of its own."""
-        wanted, target = one.road.recipe.bench, one.road.job.target
-        arms = [
-            Arm(f"{variant.name}@{count}", one.models.path / "models" / variant.files[0], variant.runtime, count,
-                tuple(target.providers.get(variant.runtime, ())), target.exact_int8)
-            for variant in one.legal()
-            for count in threads
-        ]  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            images = write_images(Path(folder), golden_images(one.road))
-            found = bench_arms(arms, images, one.spec, seconds=wanted.seconds, min_runs=min_runs, warmup=wanted.warmup)
-        return Measured(describe_machine(), found["variants"])
+        models, golden = one.models.path / "models", golden_images(one.road)
+        found = in_turns(one.road, models, one.legal(), one.spec, golden, threads=threads, min_runs=min_runs)
+        return Measured(describe_machine(), found)
 
     def close(self) -> None:
         """Nothing is left behind."""
@@ -96,13 +87,6 @@ class Board:
             with suppress(DeviceError):
                 tidy_board(self.address, self.how.get("python"), self.kept, config=self.config)
             self.kept.clear()
-
-
-def write_images(folder: Path, images: Mapping[str, bytes]) -> list[Path]:
-    paths = [folder / name for name in images]
-    for path, encoded in zip(paths, images.values(), strict=True):
-        path.write_bytes(encoded)
-    return paths
 
 
 def pack(one: Entered, folder: Path) -> Path:
