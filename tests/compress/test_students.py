@@ -1,5 +1,7 @@
 """Every kind of student passes through export and the ladder of both runtimes."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -66,11 +68,17 @@ def materials(student: nn.Module, pixels: np.ndarray, scratch, classes: list[str
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in STUDENTS]
 )
 def test_export_of_a_student_answers_as_torch(name: str, pixels, tmp_path):
+    """Beside the same student in float64: of a net with many branches torch's own float32 is farther off than 1e-4."""
     torch.manual_seed(0)
     student = settle(build_student(name, 5, input_size=32), torch.from_numpy(Prepared(pixels, SPEC).array()))
     given = materials(student, pixels[:4], tmp_path, classes=list("abcde"))
-    answers = infer(open_session(given.fp32, "onnxruntime", 1), given.validation.inputs)
-    assert compare(given.validation.logits, answers).relative_error < RELATIVE_ERROR["fp32"]
+    inputs = given.validation.inputs
+    with torch.inference_mode():
+        exact = deepcopy(student).double()(torch.from_numpy(inputs).double()).numpy()
+    own = compare(exact, given.validation.logits).relative_error
+    answers = infer(open_session(given.fp32, "onnxruntime", 1), inputs)
+    assert own < 1e-3
+    assert compare(exact, answers).relative_error < max(RELATIVE_ERROR["fp32"], own)
 
 
 def taught(name: str, pixels: np.ndarray, labels: np.ndarray) -> nn.Module:
