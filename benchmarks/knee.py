@@ -2,8 +2,8 @@
 
     python benchmarks/knee.py --seeds 0-4 --shots 1 5 --out benchmarks/results/knee
 
-One change at a time from one reference, on the sample task. A row is the student of supports and synthetic images,
-labelled by the teacher, made as a build makes it; every row of a draw has the same supports, teacher, views and seeds.
+One change at a time from the defaults of ``raspi``, on the sample task. A row is the student of supports and synthetic
+images, labelled by the teacher, made as a build makes it; the rows of a draw share supports, teacher, views and seeds.
 Seconds are of the processor (one thread, all of the stage), so that other work on the machine matters little. One JSON
 per draw; what is there is kept, so an interrupted run goes on where it stopped.
 """
@@ -27,7 +27,7 @@ from tinyforge.stages.distill import Classroom, adapted_teacher, predictions, sy
 from tinyforge.stages.trial import Way
 from tinyforge.store import write_atomic
 
-REFERENCE, SETTINGS = "reference", ["synthesize.images_per_class=60", "distill.epochs=10"]
+REFERENCE = "the defaults"
 VARIANTS: dict[str, list[str]] = {
     REFERENCE: [],
     "paper": ["preset=paper", "synthesize.images_per_class=100"],
@@ -45,13 +45,14 @@ VARIANTS: dict[str, list[str]] = {
     "inner steps from the condition": ["invert.nti_start=condition"],
     "the condition, no inner step": ["invert.nti_start=condition", "invert.nti_inner_steps=0"],
     "guidance from 0.3 to 0.8": ["invert.guidance_interval=[0.3, 0.8]"],
-    "30 images a class": ["synthesize.images_per_class=30"],
+    "10 images a class": ["synthesize.images_per_class=10"],
+    "60 images a class": ["synthesize.images_per_class=60"],
     "120 images a class": ["synthesize.images_per_class=120"],
-    "5 epochs": ["distill.epochs=5"],
-    "20 epochs": ["distill.epochs=20"],
+    "6 epochs": ["distill.epochs=6"],
+    "24 epochs": ["distill.epochs=24"],
     "supports alone": ["distill.labels='class'"],
 }
-"""Row -> what it changes of the recipe with SETTINGS. The last: the student without any synthetic image or teacher."""
+"""Row -> what it changes of the recipe. The last: the student without any synthetic image or teacher."""
 ALONE = "supports alone"
 
 
@@ -63,7 +64,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def measure(name: str, seed: int, shots: int, out: Path) -> dict[str, Any]:
     """One row of one draw: accuracy on the test images, processor seconds by stage, and the inversion's errors."""
-    recipe = load_recipe("raspi", [f"seed={seed}", f"data.shots={shots}", *SETTINGS, *VARIANTS[name]])
+    recipe = load_recipe("raspi", [f"seed={seed}", f"data.shots={shots}", *VARIANTS[name]])
     road = start(Job(recipe, load_target(recipe.target), out / "forge", log=lambda text: None))
     seconds = {stage: staged(road, stage, out / "seconds") for stage in ("invert", "synthesize")}
     teacher = adapted_teacher(road, out / "teachers" / f"shots{shots}-seed{seed}")

@@ -269,7 +269,9 @@ class Speed(Section):
     """What makes a build faster and its results no other than to rounding; each can be switched off. docs/speed.md."""
 
     side_by_side: bool = Field(
-        True, description="On a CPU: students and batches of images each on one core, not one after another on all."
+        True,
+        description="On a CPU: students and batches of images each on one core, not one after another on all. On a "
+        "GPU: pictures are written while it works on.",
     )
     fit_memory: bool = Field(
         True, description="On a GPU: batch, gradient checkpointing, VAE slicing and offloading by its free memory."
@@ -284,6 +286,11 @@ class Speed(Section):
     )
     stack_guidance: bool = Field(
         True, description="Both predictions of a guided step in one forward pass, not one after the other."
+    )
+    inversion: Literal["fast", "plain"] = Field(
+        "fast",
+        description="plain: as the papers write it, one sample and one image at a time, each encoded anew, with the "
+        "whole token table learning; the same results, to rounding, many times slower.",
     )
 
 

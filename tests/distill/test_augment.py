@@ -47,6 +47,19 @@ def test_images_of_a_batch_get_views_of_their_own():
     assert all((view[0] - view[i]).abs().max() > 0.05 for i in range(1, 4))
 
 
+@pytest.mark.parametrize("name", ["light", "strong"])
+def test_the_views_of_a_batch_are_those_of_its_images_one_by_one(name, monkeypatch):
+    """Each with its own rows of the batch's draws."""
+    x, rand, draws = images(), torch.rand, []
+    monkeypatch.setattr(torch, "rand", lambda *shape, **how: draws.append(rand(*shape, **how)) or draws[-1])
+    together = augment(x, STRENGTHS[name], generator(3), flip=True)
+    for index in range(len(x)):
+        own = iter([drawn[index : index + 1] for drawn in draws])
+        monkeypatch.setattr(torch, "rand", lambda *shape, own=own, **how: next(own))
+        alone = augment(x[index : index + 1], STRENGTHS[name], generator(), flip=True)
+        torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-6)
+
+
 def test_a_warp_of_no_strength_is_the_identity():
     x = images()
     torch.testing.assert_close(random_warp(x, Strength(), generator()), x, atol=1e-5, rtol=0)

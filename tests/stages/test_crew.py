@@ -1,13 +1,16 @@
-"""Work side by side: in order, stopped together, and with the bytes of one piece after another."""
+"""Work side by side: in order, stopped together, and with the results of one piece after another."""
 
 import json
 import threading
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tinyforge.cores import granted_cores
 from tinyforge.device.machine import usable_cores
+from tinyforge.diffusion import engine
 from tinyforge.stages import advance
 from tinyforge.stages import crew as crews
 from tinyforge.stages.crew import Stopped, crew
@@ -48,10 +51,49 @@ def test_two_hands_work_at_once_each_on_one_thread_and_answer_in_order(two_cores
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize(("side_by_side", "device"), [(False, "cpu"), (True, "cuda")])
+@pytest.mark.parametrize(("side_by_side", "device"), [(False, "cpu"), (True, "cuda"), (False, "cuda")])
 def test_switched_off_or_on_a_gpu_the_work_is_done_at_once(side_by_side, device, two_cores):
     with crew(side_by_side, device) as hands:
         assert hands.ask(threading.current_thread).result() is threading.current_thread()
+
+
+def test_a_gpu_goes_on_while_files_are_written(two_cores, monkeypatch):
+    monkeypatch.setattr(crews, "MOST_UNWRITTEN", 2)
+    going_on, written = threading.Event(), []
+
+    def write(item):
+        assert going_on.wait(60)  # for what comes after: a crew that wrote at once would wait in vain
+        written.append(item)
+
+    def work(item):
+        hands.later(write, item)
+        if item == 1:
+            assert written == []
+            going_on.set()
+
+    with crew(True, "cuda") as hands:
+        hands.each(work, range(9))
+        assert sorted(written) == list(range(9))
+
+
+@pytest.mark.parametrize(("side_by_side", "device"), [(False, "cuda"), (True, "cpu"), (False, "cpu")])
+def test_elsewhere_files_are_written_at_once(side_by_side, device, two_cores):
+    written = []
+
+    def work(item):
+        hands.later(written.append, item)
+        return list(written)
+
+    with crew(side_by_side, device) as hands:
+        assert hands.each(work, [5]) == [[5]]
+
+
+def test_a_file_that_cannot_be_written_ends_the_work(two_cores):
+    def full(item):
+        raise OSError("no space left")
+
+    with crew(True, "cuda") as hands, pytest.raises(OSError, match="no space left"):
+        hands.each(lambda item: hands.later(full, item), range(3))
 
 
 def test_a_failure_ends_the_work_of_the_others(two_cores):
@@ -86,6 +128,40 @@ def test_side_by_side_gives_the_bytes_of_one_after_another(forge_inputs, tmp_pat
     beside = road_for(forge_inputs, tmp_path / "beside", *singly)
     advance(beside, "distill")
     assert contents(alone) == contents(beside)
+
+
+def test_with_every_switch_off_the_pictures_are_the_same_to_rounding(forge_inputs, tmp_path, two_cores):
+    plain = [f"speed.{name}=false" for name in ("side_by_side", "fit_memory", "reuse_condition", "stack_guidance")]
+    plain += ["speed.inversion='plain'", "backbone.batch_size=1"]
+    roads = [road_for(forge_inputs, tmp_path / name, *more) for name, more in (("fast", []), ("plain", plain))]
+    for road in roads:
+        advance(road, "synthesize")
+    fast, slow = (road.done["invert"].json("invert.json") for road in roads)
+    for name in ("psnr_db", "latent_mse", "plain_ddim_latent_mse"):
+        assert fast[name] == pytest.approx(slow[name], rel=1e-3)
+    folders = [road.done["synthesize"].path for road in roads]
+    files = sorted(file.relative_to(folders[0]) for file in folders[0].rglob("*.png"))
+    assert len(files) == 16
+    for file in files:
+        one, other = (np.asarray(Image.open(folder / file)).astype(int) for folder in folders)
+        assert abs(one - other).max() <= 1
+
+
+def test_openvino_is_asked_by_both_hands_at_once(forge_inputs, tmp_path, two_cores, monkeypatch):
+    import openvino as ov
+
+    opened = []
+    compile_model = ov.Core.compile_model
+
+    def watched(core, model, device, how):
+        opened.append(how)
+        return compile_model(core, model, device, how)
+
+    monkeypatch.setattr(ov.Core, "compile_model", watched)
+    monkeypatch.setattr(engine, "granted_cores", lambda: 2)
+    road = road_for(forge_inputs, tmp_path, "speed.engine='openvino'")
+    assert road.backbone.engine.name == "openvino"
+    assert [(how["NUM_STREAMS"], how["INFERENCE_NUM_THREADS"]) for how in opened] == [(2, 2)]
 
 
 def contents(road):

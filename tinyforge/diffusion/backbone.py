@@ -135,7 +135,7 @@ class Backbone:
         for_gradient = torch.is_grad_enabled() and vectors is not None and vectors.requires_grad
         # One thread at a time: tokenizers want it, and the table of a call stands in the text encoder while it runs.
         with self.encoding, visiting(self.text_encoder, self.device, self.plan.offload and not for_gradient):
-            ids = torch.tensor([self._token_ids(prompt, concept) for prompt in prompts], device=self.device)
+            ids = torch.tensor([self.token_ids(prompt, concept) for prompt in prompts], device=self.device)
             used, ids = ids.unique(return_inverse=True)  # ascending, so the learned ones come last
             table = weight[used[used < len(weight)]]
             if vectors is not None:
@@ -156,7 +156,7 @@ class Backbone:
     def _encode_text(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def _token_ids(self, prompt: str, concept: Concept | None) -> list[int]:
+    def token_ids(self, prompt: str, concept: Concept | None) -> list[int]:
         """L ids; vector k of class n is the id beyond the vocabulary, table rows + n K + k."""
         placeholders = concept.placeholders if concept is not None else ()
         rows = len(self.table[1])

@@ -48,13 +48,13 @@ class Plan:
 
 def needs(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> Needs:
     """Weights are counted. What an image takes is scaled from SD 1.5 by the volume of the latents' channels; SD 1.5's
-    own was traced on a CPU in float32: 1,159 MiB a prediction, 2,486 with its gradient, 1,461 checkpointed, 772 a
-    decoding to 512 px.
+    own, in float32 with fused attention: 260 MiB a guided prediction, 1,496 a prediction with its gradient and that of
+    its prompt, 471 checkpointed, 768 a decoding to 512 px. Source: benchmarks/memory.py --image.
     """
     config = unet.config
     volume = sum(width * (config.sample_size / 2**i) ** 2 for i, width in enumerate(config.block_out_channels))
     scale = volume / SD15_LATENT_VOLUME * next(unet.parameters()).element_size() / 4
-    own = (round(mib * MIB * scale) for mib in (2 * 1159, 2486, 1461, 772))
+    own = (round(mib * MIB * scale) for mib in (260, 1496, 471, 768))
     return Needs(weight_bytes(unet), weight_bytes(vae) + weight_bytes(text_encoder), *own)
 
 

@@ -97,22 +97,16 @@ def learn_concepts(
     (S, N); of a class that has stopped, its last loss.
     Raises DataError for a class without supports, RecipeError for an initial word that has no known token.
     """
-    rows = initial_rows(backbone, classes, settings)
-    concept = Concept(tuple(classes), tuple(f"<class-{index:03d}>" for index in range(len(classes))), rows)
-    done = count(1)
+    concept, done = new_concept(backbone, classes, settings), count(1)
 
     def tick() -> None:
         if progress:
             progress(min(next(done), len(classes) * settings.ti_steps), len(classes) * settings.ti_steps)
 
     def learn(part: range) -> tuple[Tensor, Tensor]:
-        own = [(latents[labels == i], classes[i]) for i in part]
-        streams = [SampleStream(z, item_generator(seed, "textual inversion", name), name, settings) for z, name in own]
-        watch = None
-        if settings.ti_patience is not None:
-            noise = [item_generator(seed, "textual inversion, held back", name) for _, name in own]
-            samples = [held_back(z, drawn, settings) for (z, _), drawn in zip(own, noise, strict=True)]
-            watch = Watch(samples, settings.ti_patience, concept.only(part).embeddings)
+        own, names = [latents[labels == i] for i in part], [classes[i] for i in part]
+        streams = [sample_stream(z, name, settings, seed) for z, name in zip(own, names, strict=True)]
+        watch = class_watch(own, names, settings, seed, concept.only(part))
         return _learn_group(backbone, concept.only(part), streams, settings, watch, tick)
 
     parts = in_parts(learn, len(classes), max(1, batch_size // settings.ti_batch_size), each)
@@ -135,9 +129,7 @@ def _learn_group(
 
     def look(step: int) -> list[int]:
         with torch.no_grad():
-            cond = backbone.embed(prompts, concept, rows)[going]
-            losses = noise_losses(backbone, cond, [watch.samples[i] for i in going])
-        return watch.still_going(step, going, losses.tolist(), rows.detach())
+            return watch.look(backbone, backbone.embed(prompts, concept, rows), step, going, rows.detach())
 
     for step in range(settings.ti_steps):
         if watch is not None and step % CHECK_STEPS == 0:
@@ -177,13 +169,25 @@ class Watch:
         self.samples, self.patience, self.best_rows = samples, patience, rows.clone()
         self.best_loss, self.best_step = [inf] * len(samples), [0] * len(samples)
 
-    def still_going(self, step: int, looked_at: list[int], losses: list[float], rows: Tensor) -> list[int]:
-        """Those of the classes looked at that are to learn on, after their losses and rows (n, K, D) of this step."""
-        for i, loss in zip(looked_at, losses, strict=True):
+    def look(self, backbone: Denoiser, cond: Tensor, step: int, going: list[int], rows: Tensor) -> list[int]:
+        """Those of the classes still ``going`` that are to learn on, given the conditions (n, L, D) and rows (n, K, D)
+        of all at this step.
+        """
+        losses = noise_losses(backbone, cond[going], [self.samples[i] for i in going]).tolist()
+        for i, loss in zip(going, losses, strict=True):
             if loss < self.best_loss[i]:
                 self.best_loss[i], self.best_step[i] = loss, step
                 self.best_rows[i] = rows[i]
-        return [i for i in looked_at if step - self.best_step[i] < self.patience]
+        return [i for i in going if step - self.best_step[i] < self.patience]
+
+
+def class_watch(latents: list[Tensor], names: list[str], settings: Invert, seed: int, concept: Concept) -> Watch | None:
+    """The watch over classes with these latents and initial vectors; None where patience has no end."""
+    if settings.ti_patience is None:
+        return None
+    noise = [item_generator(seed, "textual inversion, held back", name) for name in names]
+    samples = [held_back(z, drawn, settings) for z, drawn in zip(latents, noise, strict=True)]
+    return Watch(samples, settings.ti_patience, concept.embeddings)
 
 
 def held_back(latents: Tensor, generator: torch.Generator, settings: Invert) -> tuple[Tensor, Tensor, Tensor]:
@@ -215,6 +219,11 @@ class SampleStream:
         return z0, noise, self.timesteps[step]
 
 
+def sample_stream(latents: Tensor, name: str, settings: Invert, seed: int) -> SampleStream:
+    """The samples of the class ``name``, the same whatever other classes there are."""
+    return SampleStream(latents, item_generator(seed, "textual inversion", name), name, settings)
+
+
 def noise_losses(backbone: Denoiser, cond: Tensor, samples: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """The mean squared error (n,) of the predicted noise of n classes, given cond (n, L, D) and their samples."""
     z0, noise, t = (torch.cat(parts) for parts in zip(*samples, strict=True))
@@ -222,6 +231,12 @@ def noise_losses(backbone: Denoiser, cond: Tensor, samples: list[tuple[Tensor, T
     per_class = len(z0) // len(samples)
     predicted = backbone.eps(z, t.to(z.device), cond.repeat_interleave(per_class, dim=0))
     return (predicted - noise).square().unflatten(0, (len(samples), per_class)).mean(dim=(1, 2, 3, 4))
+
+
+def new_concept(backbone: Denoiser, classes: list[str], settings: Invert) -> Concept:
+    """What the classes are before anything is learned. Raises RecipeError as ``initial_rows`` does."""
+    rows = initial_rows(backbone, classes, settings)
+    return Concept(tuple(classes), tuple(f"<class-{index:03d}>" for index in range(len(classes))), rows)
 
 
 def initial_rows(backbone: Denoiser, classes: list[str], settings: Invert) -> Tensor:

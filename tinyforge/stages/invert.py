@@ -37,13 +37,19 @@ def support_file(index: int) -> str:
 
 
 def work(road: Road, partial: Partial) -> None:
-    with crew(road.recipe.speed.side_by_side, road.device) as hands:
+    with crew(road.recipe.speed.side_by_side and not plain(road), road.device) as hands:
         images = as_batch(enlarged(road), road.backbone.image_size)
         z0 = encoded(road, images)
-        concept = learned_concept(road, partial, z0, hands)
+        given = images.to(road.backbone.device) if plain(road) else z0
+        concept = learned_concept(road, partial, given, hands)
         cond = concept.conditions(road.backbone, road.recipe.invert.prompt)[road.inputs.support.labels]
-        hands.each(lambda rows: invert_rows(road, partial, z0, cond, rows, hands), parts(road))
+        hands.each(lambda rows: invert_rows(road, partial, given, cond, rows, hands), parts(road))
         judge(road, partial, images, z0, cond, hands)
+
+
+def plain(road: Road) -> bool:
+    """Whether inversion is asked for as its sources write it; it then takes images where it takes latents else."""
+    return road.recipe.speed.inversion == "plain"
 
 
 def parts(road: Road) -> list[range]:
@@ -62,18 +68,21 @@ def encoded(road: Road, images: Any) -> Any:
         return torch.cat([backbone.encode(part) for part in images.to(backbone.device).split(road.batch_size)]).clone()
 
 
-def invert_rows(road: Road, partial: Partial, z0: Any, cond: Any, rows: range, hands: Crew) -> None:
+def invert_rows(road: Road, partial: Partial, given: Any, cond: Any, rows: range, hands: Crew) -> None:
     """Invert these supports, unless all of them are there."""
     from tinyforge.diffusion.null_text import null_text_invert
+    from tinyforge.diffusion.plain import invert_plainly
 
     if all(partial.has(support_file(row)) for row in rows):
         return
     part = slice(rows.start, rows.stop)
-    inverted = null_text_invert(
-        road.backbone, z0[part], cond[part], road.recipe.invert,
-        batch_size=len(rows), reuse=road.recipe.speed.reuse_condition,
-        progress=hands.watched(road.progress("null-text inversion")),
-    )  # fmt: skip
+    what = road.backbone, given[part], cond[part], road.recipe.invert
+    progress = hands.watched(road.progress("null-text inversion"))
+    if plain(road):
+        inverted = invert_plainly(*what, progress=progress)
+    else:
+        reuse = road.recipe.speed.reuse_condition
+        inverted = null_text_invert(*what, batch_size=len(rows), reuse=reuse, progress=progress)
     for index, row in enumerate(rows):
         partial.write(support_file(row), inverted.support_bytes(index))
 
@@ -112,19 +121,22 @@ def judge(road: Road, partial: Partial, images: Any, z0: Any, cond: Any, hands: 
     )
 
 
-def learned_concept(road: Road, partial: Partial, z0: Any, hands: Crew) -> Any:
+def learned_concept(road: Road, partial: Partial, given: Any, hands: Crew) -> Any:
     """The concept of the partial folder, learned now if it is not there."""
     import torch
 
+    from tinyforge.diffusion.plain import learn_plainly
     from tinyforge.diffusion.textual_inversion import Concept, learn_concepts
 
     if not partial.has("concept.safetensors"):
-        support = road.inputs.support
-        concept, history = learn_concepts(
-            road.backbone, z0, torch.from_numpy(support.labels), list(support.classes), road.recipe.invert,
-            road.recipe.seed, batch_size=road.batch_size, each=hands.each,
-            progress=hands.watched(road.progress("textual inversion")),
-        )  # fmt: skip
+        support, recipe = road.inputs.support, road.recipe
+        labels, classes = torch.from_numpy(support.labels), list(support.classes)
+        what = road.backbone, given, labels, classes, recipe.invert, recipe.seed
+        progress = hands.watched(road.progress("textual inversion"))
+        if plain(road):
+            concept, history = learn_plainly(*what, progress=progress)
+        else:
+            concept, history = learn_concepts(*what, batch_size=road.batch_size, each=hands.each, progress=progress)
         partial.write_json("losses.json", {"textual_inversion": history.mean(dim=1).double().numpy().round(6).tolist()})
         for name, content in concept.to_files().items():
             partial.write(name, content)

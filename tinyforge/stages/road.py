@@ -14,6 +14,7 @@ from tinyforge import embedded
 from tinyforge.errors import MissingError, RecipeError
 from tinyforge.images import content_hash
 from tinyforge.recipe import PRESETS, Backbone, Recipe, with_defaults
+from tinyforge.stages.crew import crew
 from tinyforge.stages.domain import choose_domain
 from tinyforge.stages.inputs import Inputs, gather
 from tinyforge.target import Target
@@ -90,11 +91,12 @@ class Road:
         from tinyforge.diffusion.backbone import load_backbone
         from tinyforge.diffusion.memory import Plan
 
-        wanted, plan = self.recipe.backbone, None if self.recipe.speed.fit_memory else Plan()
-        return load_backbone(
-            self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline, plan=plan,
-            engine=self.recipe.speed.engine, memory=self.job.out / "engines.json",
-        )  # fmt: skip
+        wanted, speed = self.recipe.backbone, self.recipe.speed
+        with crew(speed.side_by_side, "cuda" if uses_gpu(wanted) else "cpu"):  # an engine is tried as it will be asked
+            return load_backbone(
+                self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline,
+                plan=None if speed.fit_memory else Plan(), engine=speed.engine, memory=self.job.out / "engines.json",
+            )  # fmt: skip
 
     @property
     def batch_size(self) -> int:
@@ -242,13 +244,16 @@ def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:
 
 def settled(recipe: Recipe) -> Recipe:
     """``recipe`` with the arithmetic of this machine where it says 'auto', so that another machine's is another key."""
-    import torch
-
     from tinyforge.distill.train import settled_dtype
 
-    on_gpu = recipe.backbone.device != "cpu" and torch.cuda.is_available()
-    dtype = settled_dtype(recipe.distill.dtype, "cuda" if on_gpu else "cpu")
+    dtype = settled_dtype(recipe.distill.dtype, "cuda" if uses_gpu(recipe.backbone) else "cpu")
     return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"dtype": dtype})})
+
+
+def uses_gpu(wanted: Backbone) -> bool:
+    import torch
+
+    return wanted.device != "cpu" and torch.cuda.is_available()
 
 
 def _filled(recipe: Recipe, values: dict[str, dict[str, Any]]) -> Recipe:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyforge.images import ImageSet
-from tinyforge.stages.crew import crew
+from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.invert import support_file
 from tinyforge.stages.pictures import as_pixels, png, shrink
 from tinyforge.stages.road import Road
@@ -68,7 +68,7 @@ def work(road: Road, partial: Partial) -> None:
 
         def draw(batch: list[Plan]) -> None:
             if not all(partial.has(one.file) for one in batch):
-                draw_batch(road, partial, saved, cond, batch)
+                draw_batch(road, partial, saved, cond, batch, hands)
             progress(next(done), len(batches))
 
         shown = hands.ask(draw_preview, road, partial, saved, cond)
@@ -88,8 +88,8 @@ def noise(road: Road, label: int, index: int) -> Any:
     return draw_noise(road.backbone, road.recipe.seed, road.inputs.support.classes[label], index)
 
 
-def draw_batch(road: Road, partial: Partial, saved: Any, cond: Any, batch: list[Plan]) -> None:
-    """Make and write the images of one batch."""
+def draw_batch(road: Road, partial: Partial, saved: Any, cond: Any, batch: list[Plan], hands: Crew) -> None:
+    """Make the images of one batch, and have them written."""
     import torch
 
     from tinyforge.diffusion.sample import blend, generate
@@ -103,7 +103,12 @@ def draw_batch(road: Road, partial: Partial, saved: Any, cond: Any, batch: list[
         batch_size=len(batch), stacked=road.recipe.speed.stack_guidance,
     )  # fmt: skip
     for one, rgb in zip(batch, as_pixels(images), strict=True):
-        partial.write(one.file, png(shrink(rgb, road.inputs.support.items[one.support].rgb.shape[:2])))
+        hands.later(write_picture, partial, one.file, rgb, road.inputs.support.items[one.support].rgb.shape[:2])
+
+
+def write_picture(partial: Partial, file: str, rgb: np.ndarray, size: tuple[int, int]) -> None:
+    """As PNG, at most of ``size``, (height, width)."""
+    partial.write(file, png(shrink(rgb, size)))
 
 
 def draw_preview(road: Road, partial: Partial, saved: Any, cond: Any) -> None:
