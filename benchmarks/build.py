@@ -161,7 +161,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help="digits, or a folder with a folder for each class")
     parser.add_argument("--classes", type=int, nargs="+", help="default: 2 5 10, quick: 2 3")
     parser.add_argument("--shots", type=int, nargs="+", help="default: 1 5, quick: 1 2")
-    parser.add_argument("--images", type=int, nargs="+", help="per class; default: 0 60 120, quick: 2 4")
+    parser.add_argument("--images", type=int, nargs="+", help="per class; default: 0 30 60, quick: 2 4")
     parser.add_argument("--times", type=int, default=1, help="each build so often")
     parser.add_argument("--quick", action="store_true", help="few steps of everything")
     parser.add_argument("-o", "--override", action="append", default=[], help="of the recipe, as in tinyforge build")
@@ -169,7 +169,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.classes = options.classes or ([2, 3] if options.quick else [2, 5, 10])
     options.shots = options.shots or ([1, 2] if options.quick else [1, 5])
-    options.images = options.images or ([2, 4] if options.quick else [0, 60, 120])
+    options.images = options.images or ([2, 4] if options.quick else [0, 30, 60])
     return options
 
 

@@ -112,6 +112,7 @@ def measured(gib: int, dtype: str, device: str) -> dict[str, Any]:
     """The plan for so much free memory, and its peaks in MiB, weights included where they are on the device."""
     plain = random_backbone(SD15, dtype=dtype, plan=Plan())
     plan = plan_memory(gib * GIB, needs(plain.unet, plain.vae, plain.text_encoder))
+    plan = replace(plan, channels_last=device == "cuda")
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(gib * GIB / torch.cuda.mem_get_info()[1])

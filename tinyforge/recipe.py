@@ -274,7 +274,9 @@ class Speed(Section):
         "GPU: pictures are written while it works on.",
     )
     fit_memory: bool = Field(
-        True, description="On a GPU: batch, gradient checkpointing, VAE slicing and offloading by its free memory."
+        True,
+        description="On a GPU: batch, gradient checkpointing, VAE slicing and offloading by its free memory; channels "
+        "last.",
     )
     reuse_condition: bool = Field(
         True, description="Predict the conditional noise once per timestep of null-text inversion, not at every step."

@@ -30,7 +30,14 @@ def made_with(plan, images):
 
 @pytest.mark.parametrize(
     "plan",
-    [Plan(1), Plan(checkpoint_gradients=True), Plan(slice_vae=True), Plan(offload=True), Plan(4, True, True, True)],
+    [
+        Plan(1),
+        Plan(checkpoint_gradients=True),
+        Plan(slice_vae=True),
+        Plan(offload=True),
+        Plan(channels_last=True),
+        Plan(4, True, True, True, True),
+    ],
 )
 def test_no_plan_changes_a_result(plan, images):
     for plain, planned in zip(made_with(Plan(), images), made_with(plan, images), strict=True):

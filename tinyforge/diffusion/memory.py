@@ -37,13 +37,15 @@ class Needs:
 @dataclass(frozen=True)
 class Plan:
     """batch_size: images in a forward pass. checkpoint_gradients: activations are computed again for the gradient.
-    slice_vae: images pass the VAE one by one. offload: VAE and text encoder wait on the CPU. None changes a result.
+    slice_vae: images pass the VAE one by one. offload: VAE and text encoder wait on the CPU. channels_last: how pixels
+    lie in memory; a GPU's convolutions in half precision want it, a CPU's do not. None changes a result.
     """
 
     batch_size: int = CPU_BATCH
     checkpoint_gradients: bool = False
     slice_vae: bool = False
     offload: bool = False
+    channels_last: bool = False
 
 
 def needs(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> Needs:
@@ -88,7 +90,7 @@ def plan_for(device: torch.device, unet: nn.Module, vae: nn.Module, text_encoder
     if device.type != "cuda":
         return Plan()
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return plan_memory(free_bytes, needs(unet, vae, text_encoder))
+    return replace(plan_memory(free_bytes, needs(unet, vae, text_encoder)), channels_last=True)
 
 
 def settle(plan: Plan, device: torch.device, unet: Any, vae: Any, text_encoder: nn.Module) -> None:
@@ -96,6 +98,9 @@ def settle(plan: Plan, device: torch.device, unet: Any, vae: Any, text_encoder: 
     for module in (unet, vae, text_encoder):
         module.requires_grad_(False).eval()
         module.to("cpu" if plan.offload and module is not unet else device)
+    if plan.channels_last:
+        for module in (unet, vae):
+            module.to(memory_format=torch.channels_last)
     if plan.checkpoint_gradients:
         unet.enable_gradient_checkpointing()
     if plan.slice_vae:
