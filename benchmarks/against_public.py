@@ -222,6 +222,7 @@ def measure(code: Any, task: Task, teacher: Any, count: int, repeats: int) -> It
         "classes": len(task.supports.classes),
         "supports": len(task.supports),
         "images": len(task.planned),
+        "engine": task.engine,
         "seed": task.seed,
         "batch": task.batch,
     }
@@ -295,7 +296,7 @@ def set_up(options: argparse.Namespace, scratch: Path) -> tuple[Task, Any]:
     planned = plan(supports.labels, len(supports.classes), options.images, options.alphas)
     task = Task(
         source, equal_settings(source, options), supports, as_batch(supports.rgb, side).to(options.device), planned,
-        options.seed, options.device, options.dtype, options.batch,
+        options.seed, options.device, options.dtype, options.batch, options.engine,
     )  # fmt: skip
     judge = "glyphs" if options.backbone == "glyphs" else "photos"
     fixed = TeacherSettings(fine_tune_lrs=[0.0])
@@ -321,6 +322,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--paper", action="store_true", help="the paper's settings, not those of the backbone")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", help="of ours")
+    parser.add_argument("--engine", default="eager", choices=["eager", "compiled", "openvino", "auto"], help="of ours")
     parser.add_argument("--threads", type=int, help="of torch, for both; default: as many as it chooses")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--shots", type=int, default=5)

@@ -15,6 +15,7 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 from weakref import finalize
@@ -120,11 +121,12 @@ def measured(gib: int, dtype: str, device: str) -> dict[str, Any]:
     unet, vae, words = (weight_bytes(one) / MIB for one in (backbone.unet, backbone.vae, backbone.text_encoder))
     own = peaks(backbone, device)
     resident = unet + (0 if plan.offload else vae + words)
+    visits = plan.offload and device == "cpu"  # on a GPU the peak of a part has its visitor in it
     own = {
-        "textual inversion": resident + (words if plan.offload else 0) + own["text encoder"] + own["gradient"],
+        "textual inversion": resident + visits * words + own["text encoder"] + own["gradient"],
         "null-text inversion": resident + own["gradient"],
         "generation": resident + own["guided"],
-        "decoding": resident + (vae if plan.offload else 0) + own["decoding"],
+        "decoding": resident + visits * vae + own["decoding"],
     }
     return {"gib": gib, "dtype": dtype, "plan": asdict(plan), "peak_mib": own}
 
@@ -168,10 +170,12 @@ def main() -> None:
             )
         )
         return
-    rows = [measured(gib, dtype, options.device) for dtype in options.dtype for gib in options.gib]
-    if options.out:
-        result = {"machine": machine(options.device), "device": options.device, "rows": rows}
-        write_atomic(options.out, (json.dumps(result, indent=1) + "\n").encode())
+    rows: list[dict[str, Any]] = []
+    for dtype, gib in product(options.dtype, options.gib):
+        rows.append(measured(gib, dtype, options.device))
+        if options.out:
+            result = {"machine": machine(options.device), "device": options.device, "rows": rows}
+            write_atomic(options.out, (json.dumps(result, indent=1) + "\n").encode())
     print(text(rows))
 
 

@@ -53,6 +53,7 @@ class Task:
     device: str
     dtype: str
     batch: int
+    engine: str = "eager"
 
     @property
     def labels(self) -> Tensor:
@@ -79,7 +80,7 @@ def run_ours(task: Task, vectors: Tensor | None = None) -> Made:
     """All classes, from the supports to the images, each stage timed. ``vectors`` (N, D) are then taken as learned."""
     done: dict[str, Any] = {}
     stages = (
-        lambda hands: load_backbone(task.source, device=task.device, dtype=task.dtype),
+        lambda hands: load_backbone(task.source, device=task.device, dtype=task.dtype, engine=task.engine),
         lambda hands: learn(task, done, hands, vectors),
         lambda hands: invert(task, done, hands),
         lambda hands: make(task, done, hands),

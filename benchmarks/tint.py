@@ -10,17 +10,18 @@
 ``--whole`` runs as many steps as the backbone's settings say (Stable Diffusion 1.5: those of the paper); else a few,
 and what a task would take with all of them is worked out and called extrapolated. No inner step of null-text inversion
 is saved by its tolerance here, so its times are those of the worst case.
-Operations are counted by torch (matmuls, convolutions, attention); a multiplication and an addition are two. The
-ceiling is measured right before each part: the better of a large matmul and of a 3x3 convolution as wide as the UNet's
-first block, in the same dtype with the same threads. On a CPU both count processor seconds, so that other programs on
-the machine change the rates per second, but hardly the share. Memory is the process's on a CPU, allocated on a GPU.
+Operations are counted by torch (matmuls, convolutions, attention) on one image, in eager PyTorch; a multiplication and
+an addition are two. The ceiling is measured right before each part: the better of a large matmul and of a 3x3
+convolution as wide as the UNet's first block, in the same dtype with the same threads. On a CPU both count processor
+seconds, so that other programs on the machine change the rates per second, but hardly the share. Memory is the
+process's on a CPU, allocated on a GPU.
 """
 
 import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from tinyforge import embedded
 from tinyforge.device.report import table
 from tinyforge.diffusion.architectures import SD15, Architecture
 from tinyforge.diffusion.backbone import Backbone, load_backbone, random_backbone
+from tinyforge.diffusion.engine import Engine, open_engine
 from tinyforge.diffusion.null_text import null_text_invert
 from tinyforge.diffusion.sample import generate
 from tinyforge.diffusion.textual_inversion import learn_concepts
@@ -73,15 +75,20 @@ class Size:
     batch: int
 
 
-def measured(part: Part, device: str, dtype: torch.dtype, shape: tuple[int, int, int, int], least: float) -> dict:
-    """One row of the result. ``least``: seconds to spend on the part, after one call that counts and warms up."""
+def measured(
+    part: Part, few: Part, device: str, dtype: torch.dtype, shape: tuple[int, int, int, int], least: float
+) -> dict:
+    """One row of the result. few: the same part on less, whose operations are counted, which makes it slow and large.
+    ``least``: seconds to spend on the part, after one call that warms up; that of a long one is the only one.
+    """
+    flops = count_flops(few.run) / few.units * part.units
     ceiling = ceilings(device, dtype, shape)
     reset_peak(device)
-    first: list[Took] = []
-    flops = count_flops(lambda: first.append(took(part.run, device)))
-    times = first if cost(first[0], device) > PATIENCE else []
-    while (len(times) < 3 or sum(cost(one, device) for one in times) < least) and times is not first:
-        times.append(took(part.run, device))
+    times = [took(part.run, device)]
+    if cost(times[0], device) <= PATIENCE:
+        times.clear()
+        while len(times) < 3 or sum(cost(one, device) for one in times) < least:
+            times.append(took(part.run, device))
     return row(part, times, flops, ceiling, peak_mib(device), device)
 
 
@@ -174,15 +181,17 @@ def distill_parts(extractor: Extractor, size: Size, device: str, dtype: str) -> 
     ]
 
 
-def models(name: str, device: str, dtype: str) -> tuple[Backbone, Extractor, Invert]:
+def models(name: str, device: str, dtype: str, engine: str) -> tuple[Backbone, Extractor, Invert]:
     """The backbone, the teacher that goes with it, and the settings it is used with."""
     if name == "sd15":
         module = create(DINO, num_classes=0)
         extractor = as_extractor(module, timm_spec(module), "ViT-S/16, random weights")
-        return random_backbone(SD15, device=device, dtype=dtype), extractor, Invert()
+        backbone = random_backbone(SD15, device=device, dtype=dtype)
+        opened = open_engine(engine, backbone.unet, backbone.plan.batch_size, backbone.fingerprint)
+        return replace(backbone, engine=opened), extractor, Invert()
     folder = embedded.path(name, "backbone")
     own = json.loads((folder / "tinyforge.json").read_bytes())["invert"]
-    backbone = load_backbone(folder, device=device, dtype=dtype)
+    backbone = load_backbone(folder, device=device, dtype=dtype, engine=engine)
     return backbone, load_teacher(embedded.path(name, "teacher")), with_defaults(Invert(), own)
 
 
@@ -213,17 +222,20 @@ def extrapolate(rows: list[dict[str, Any]], run: Invert, settings: Invert, class
 
 def measure_backbone(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """All rows of one backbone, and what a class of five would take."""
-    backbone, extractor, full = models(name, options.device, options.dtype)
+    backbone, extractor, full = models(name, options.device, options.dtype, options.engine)
     settings = full if options.whole else shortened(full, name)
     size = Size(options.classes, options.shots, options.images, options.batch)
     shape = (size.batch, backbone.unet.config.block_out_channels[0], *backbone.latent_shape[1:])
-    parts = diffusion_parts(backbone, settings, size)
+    plain, steps = replace(backbone, engine=Engine("eager")), {"ti_steps": min(2, settings.ti_steps)}
+    counted = diffusion_parts(plain, settings.model_copy(update=steps), Size(1, 1, 1, 1))
+    pairs = list(zip(diffusion_parts(backbone, settings, size), counted, strict=True))
     if options.dtype in ("float32", "bfloat16"):  # the precisions that a student is trained in
-        parts += distill_parts(extractor, size, options.device, options.dtype)
-    parts = [part for part in parts if not options.parts or part.name in options.parts]
+        pairs += [(part, part) for part in distill_parts(extractor, size, options.device, options.dtype)]
     rows, complete = [], not options.whole and not options.parts
-    for part in parts:
-        rows.append(measured(part, options.device, getattr(torch, options.dtype), shape, options.seconds))
+    for part, few in pairs:
+        if options.parts and part.name not in options.parts:
+            continue
+        rows.append(measured(part, few, options.device, getattr(torch, options.dtype), shape, options.seconds))
         print(f"{name}: {part.name} {rows[-1]['per_s']:.3g} {part.unit}s/s", flush=True)
     return {
         "settings": settings.model_dump(mode="json"),
@@ -273,6 +285,8 @@ def text(result: dict[str, Any]) -> str:
     head = [
         "part",
         "unit",
+        "units",
+        "seconds",
         "per s",
         "range of runs",
         "per processor s",
@@ -309,7 +323,8 @@ def cells(one: dict[str, Any]) -> list[str]:
         f"{max(one['ceiling_gflop_s'].values()):.1f}",
     ]
     peak = "" if one["peak_mib"] is None else f"{one['peak_mib']:.0f}"
-    return [one["part"], one["unit"], f"{one['per_s']:.3g}", around, *rates, f"{100 * one['share']:.0f}", peak]
+    run = [one["part"], one["unit"], str(units), f"{seconds['median']:.3g}", f"{one['per_s']:.3g}", around]
+    return [*run, *rates, f"{100 * one['share']:.0f}", peak]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -318,6 +333,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=[], help="names of the table's rows; default: all")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--engine", default="eager", choices=["eager", "compiled", "openvino", "auto"])
     parser.add_argument("--threads", type=int, help="of torch; default: as many as it chooses")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--shots", type=int, default=5)

@@ -274,6 +274,7 @@ def test_the_byte_tokenizer_has_clips_ids():
     # "a" and "!" of CLIP's vocabulary, and their forms at a word's end
     assert tokenizer("aa !").input_ids == [49406, 64, 320, 256, 49407]
     assert tokenizer("").input_ids == [49406, 49407]
+    assert len(tokenizer) == 49408  # as many as the table has rows: other programs cut it to the tokenizer's length
 
 
 @pytest.mark.slow

@@ -38,7 +38,25 @@ def test_an_engine_answers_as_eager_does(name, images):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-def test_gradients_are_always_eager(images):
+@NEEDS_COMPILER
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_compiled_gradients_are_eager_ones(images):
+    """Of batches that are filled up to the next power of two, too, whose copies must add nothing."""
+    plain = tiny_backbone()
+    fast = replace(plain, engine=open_engine("compiled", plain.unet, 4, "tiny"))
+    z, t = plain.encode(images), torch.tensor([900, 500, 500, 100, 10, 700])
+    words = plain.embed(["a b"]).detach()
+    for count in (1, 2, 3, 6):
+        found = []
+        for backbone in (plain, fast):
+            cond = words.repeat(count, 1, 1).requires_grad_()
+            loss = backbone.eps(z[:count], t[:count], cond).square().sum()
+            found.append(torch.autograd.grad(loss, cond)[0])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_eager_elsewhere(images):
     plain = tiny_backbone()
 
     def forbidden(*inputs):
@@ -79,6 +97,9 @@ def test_auto_measures_once_and_remembers(tmp_path, monkeypatch):
     assert tried == ["openvino"]
     open_engine("auto", unet, 3, "tiny", file)  # another batch is another question
     assert tried == ["openvino", "eager", "openvino"]
+    tried.clear()
+    open_engine("auto", tiny_backbone(dtype="bfloat16").unet, 2, "tiny", file)  # and so is another arithmetic
+    assert tried == ["eager", "openvino"]
 
 
 def test_eager_stays_unless_another_is_clearly_faster():

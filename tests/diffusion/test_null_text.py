@@ -3,6 +3,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from tinyforge.diffusion.backbone import tiny_backbone
 from tinyforge.diffusion.ddim import ddim_denoise
 from tinyforge.diffusion.null_text import (
     NullText,
@@ -12,6 +13,7 @@ from tinyforge.diffusion.null_text import (
     load_supports,
     null_text_invert,
 )
+from tinyforge.diffusion.plain import invert_plainly
 from tinyforge.errors import DataError
 from tinyforge.recipe import Invert
 
@@ -47,6 +49,22 @@ def test_its_embeddings_and_errors_are_those_of_generation(tiny, latents):
     assert inverted.mse.shape == (6, 5)
     torch.testing.assert_close(inverted.mse[:, -1], inverted.error)
     assert inverted.null_embeddings.shape == (6, 5, *cond.shape[1:])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("how", ["together", "plainly"])
+def test_embeddings_learn_in_float32_whatever_the_network_computes_in(dtype, how, images):
+    """In float16 Adam's epsilon is 0, and an element without a gradient becomes NaN."""
+    low = tiny_backbone(seed=0, dtype=dtype)
+    cond = conditions(low).float()
+    if how == "together":
+        inverted = null_text_invert(low, low.encode(images), cond, SETTINGS)
+    else:
+        inverted = invert_plainly(low, images, cond, SETTINGS)
+    assert inverted.null_embeddings.dtype == torch.float32
+    assert torch.isfinite(inverted.null_embeddings).all()
+    plain = ddim_reconstruct(low, inverted.z_T, cond, SETTINGS)
+    assert torch.all((plain - low.encode(images)).square().mean(dim=(1, 2, 3)) > 2 * inverted.error)
 
 
 def test_images_inverted_together_are_images_inverted_alone(tiny64, images):

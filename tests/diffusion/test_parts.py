@@ -52,6 +52,19 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does():
     assert max(map(len, taken)) <= 3
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"],
+)
+def test_so_are_cuda_s_libraries(message):
+    def large(part):
+        if len(part) > 1:
+            raise RuntimeError(message)
+        return list(part)
+
+    assert in_parts(large, 3, 3) == [[0], [1], [2]]
+
+
 def test_the_cpu_s_allocator_is_understood_and_other_errors_pass():
     with pytest.raises(RuntimeError) as fault:
         torch.empty(2**60, dtype=torch.uint8)

@@ -8,9 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tinyforge.cores import granted_cores
+from tinyforge.cores import available_bytes, granted_cores
 from tinyforge.device.machine import usable_cores
-from tinyforge.diffusion import engine
+from tinyforge.diffusion import backbone as backbones
+from tinyforge.diffusion import engine, null_text, sample, textual_inversion
+from tinyforge.diffusion import plain as plain_path
+from tinyforge.diffusion.memory import Plan
 from tinyforge.stages import advance
 from tinyforge.stages import crew as crews
 from tinyforge.stages.crew import Stopped, crew
@@ -37,6 +40,38 @@ def test_a_quota_of_cgroup_v1_counts_too(tmp_path):
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text("90000\n")
     (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
     assert granted_cores(tmp_path) == 1
+
+
+MEMINFO = "MemTotal:  9000 kB\nMemAvailable:  8000 kB\n"
+
+
+def test_memory_is_the_system_s_or_what_a_container_leaves(tmp_path):
+    meminfo, own = tmp_path / "meminfo", tmp_path / "cgroup"
+    assert available_bytes(own, meminfo) is None
+    meminfo.write_text(MEMINFO)
+    assert available_bytes(own, meminfo) == 8000 * 1024
+    for folder, names in (
+        (own, ("memory.max", "memory.current", "inactive_file")),
+        (own / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ):
+        folder.mkdir()
+        (folder / names[0]).write_text("max\n")
+        (folder / names[1]).write_text("3000000\n")
+        (folder / "memory.stat").write_text(f"anon 5\n{names[2]} 1000000\n")
+        assert available_bytes(own, meminfo) == 8000 * 1024
+        (folder / names[0]).write_text("5000000\n")
+        assert available_bytes(own, meminfo) == 3_000_000
+        (folder / names[0]).write_text("max\n")
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_no_more_threads_than_cores_are_granted(side_by_side, monkeypatch):
+    monkeypatch.setattr(crews, "granted_cores", lambda: 1)
+    torch.set_num_threads(3)
+    with crew(side_by_side, "cpu"):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
 
 
 def test_two_hands_work_at_once_each_on_one_thread_and_answer_in_order(two_cores):
@@ -130,12 +165,40 @@ def test_side_by_side_gives_the_bytes_of_one_after_another(forge_inputs, tmp_pat
     assert contents(alone) == contents(beside)
 
 
-def test_with_every_switch_off_the_pictures_are_the_same_to_rounding(forge_inputs, tmp_path, two_cores):
+def test_with_every_switch_off_the_pictures_are_the_same_to_rounding(forge_inputs, tmp_path, two_cores, monkeypatch):
+    seen = []
+    for module, name in (
+        (plain_path, "learn_plainly"),
+        (plain_path, "invert_plainly"),
+        (sample, "generate"),
+        (null_text, "null_text_invert"),
+        (null_text, "ddim_reconstruct"),
+        (textual_inversion, "learn_concepts"),
+        (backbones, "load_backbone"),
+    ):
+        watch(monkeypatch, module, name, seen)
     plain = [f"speed.{name}=false" for name in ("side_by_side", "fit_memory", "reuse_condition", "stack_guidance")]
     plain += ["speed.inversion='plain'", "backbone.batch_size=1"]
     roads = [road_for(forge_inputs, tmp_path / name, *more) for name, more in (("fast", []), ("plain", plain))]
+    calls = []
     for road in roads:
         advance(road, "synthesize")
+        calls.append({(name, how.get("stacked"), how.get("reuse"), how.get("plan")) for name, how in seen})
+        seen.clear()
+    assert calls[0] == {
+        ("load_backbone", None, None, None),
+        ("learn_concepts", None, None, None),
+        ("null_text_invert", None, True, None),
+        ("generate", True, None, None),
+        ("ddim_reconstruct", True, None, None),
+    }
+    assert calls[1] == {
+        ("load_backbone", None, None, Plan()),
+        ("learn_plainly", None, None, None),
+        ("invert_plainly", None, None, None),
+        ("generate", False, None, None),
+        ("ddim_reconstruct", False, None, None),
+    }
     fast, slow = (road.done["invert"].json("invert.json") for road in roads)
     for name in ("psnr_db", "latent_mse", "plain_ddim_latent_mse"):
         assert fast[name] == pytest.approx(slow[name], rel=1e-3)
@@ -145,6 +208,12 @@ def test_with_every_switch_off_the_pictures_are_the_same_to_rounding(forge_input
     for file in files:
         one, other = (np.asarray(Image.open(folder / file)).astype(int) for folder in folders)
         assert abs(one - other).max() <= 1
+
+
+def watch(monkeypatch, module, name, seen):
+    """Have the keyword arguments of each call of module.name in ``seen``."""
+    work = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given, **how: seen.append((name, how)) or work(*given, **how))
 
 
 def test_openvino_is_asked_by_both_hands_at_once(forge_inputs, tmp_path, two_cores, monkeypatch):
@@ -161,6 +230,7 @@ def test_openvino_is_asked_by_both_hands_at_once(forge_inputs, tmp_path, two_cor
     monkeypatch.setattr(engine, "granted_cores", lambda: 2)
     road = road_for(forge_inputs, tmp_path, "speed.engine='openvino'")
     assert road.backbone.engine.name == "openvino"
+    advance(road, "synthesize")
     assert [(how["NUM_STREAMS"], how["INFERENCE_NUM_THREADS"]) for how in opened] == [(2, 2)]
 
 

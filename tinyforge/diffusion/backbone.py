@@ -117,8 +117,8 @@ class Backbone:
         steps = torch.as_tensor(t, device=self.device).expand(len(z))
         inputs = self._inward(z), steps, self._inward(cond)
         for_gradient = torch.is_grad_enabled() and (z.requires_grad or cond.requires_grad)
-        predict = eager(self.unet) if for_gradient or self.engine.predict is None else self.engine.predict
-        output = predict(*inputs).to(z.dtype)
+        predict = self.engine.descend if for_gradient else self.engine.predict
+        output = (predict or eager(self.unet))(*inputs).to(z.dtype)
         if self.prediction_type == "epsilon":
             return output
         abar = self.alphas_cumprod[torch.as_tensor(t).cpu()].to(z).reshape(-1, 1, 1, 1)
@@ -388,11 +388,14 @@ def tiny_backbone(
 
 
 def byte_tokenizer(bos_token_id: int, eos_token_id: int, max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer of the 256 byte symbols, alone and at a word's end, in CLIP's order, and no merges."""
+    """A CLIP tokenizer of the 256 byte symbols, alone and at a word's end, in CLIP's order, and no merges; the rest of
+    its table, up to the two marks, are words that no text has.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     symbols = [*map(chr, printable), *(chr(256 + index) for index in range(len(others)))]
     vocabulary = {token: index for index, token in enumerate([*symbols, *(symbol + "</w>" for symbol in symbols)])}
+    vocabulary |= {f"<unused-{index}>": index for index in range(len(vocabulary), bos_token_id)}
     vocabulary |= {"<|startoftext|>": bos_token_id, "<|endoftext|>": eos_token_id}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")

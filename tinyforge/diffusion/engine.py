@@ -1,7 +1,8 @@
-"""What runs the UNet where no gradient is asked for: eager PyTorch, torch.compile, or OpenVINO on a CPU.
+"""What runs the UNet: eager PyTorch, torch.compile, which can pass gradients, too, or OpenVINO on a CPU.
 
 All compute in the backbone's precision, so their results differ by rounding alone. 'auto' tries them here on as many
-images as a forward pass of the build has, takes the fastest, and remembers it: measuring costs seconds to minutes.
+images as the backbone's plan has at once, without a gradient, takes the fastest, and remembers it: measuring costs
+seconds to minutes.
 Legend: B batch, C h w latent, L tokens, D width.
 """
 
@@ -24,6 +25,7 @@ from tinyforge.store import write_atomic
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """z (B, C, h, w), timesteps (B,), cond (B, L, D) -> the UNet's output (B, C, h, w)."""
 ROUNDS = 3
+MOST_PROGRAMS = 64  # of torch.compile: batches of 1, 2, 4, ... with and without a gradient
 WORTH = 0.95
 """An engine that takes more than this share of eager's time is not worth another rounding."""
 
@@ -44,10 +46,19 @@ def eager(unet: Any) -> Predict:
 
 
 def compiled(unet: Any) -> Predict:
-    """torch.compile, on a GPU with CUDA graphs; each shape is compiled at its first call."""
+    """torch.compile, on a GPU with CUDA graphs. Each number of images is compiled at its first call; so that they are
+    few, the images are filled up to a power of two with copies of the last, whose results are dropped.
+    """
     on_gpu = next(unet.parameters()).is_cuda
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_PROGRAMS)
     fast = torch.compile(Output(unet), dynamic=False, mode="reduce-overhead" if on_gpu else "default")
-    return lambda z, steps, cond: fast(z, steps.contiguous(), cond).clone()  # a graph writes over its last output
+
+    def predict(z: Tensor, steps: Tensor, cond: Tensor) -> Tensor:
+        count = len(z)
+        rows = torch.arange(1 << (count - 1).bit_length(), device=z.device).clamp(max=count - 1)
+        return fast(z[rows], steps[rows], cond[rows])[:count].clone()  # a graph writes over its last output
+
+    return predict
 
 
 def in_openvino(unet: Any) -> Predict:
@@ -83,18 +94,19 @@ ENGINES: dict[str, Callable[[Any], Predict]] = {"eager": eager, "compiled": comp
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """predict: None for eager, which is the UNet itself. seconds: of a forward pass by each engine that was measured.
-    failed: why another could not be.
+    """predict, descend: without and with a gradient; None where that is the UNet itself, in eager PyTorch.
+    seconds: of a forward pass by each engine that was measured. failed: why another could not be.
     """
 
     name: str
     predict: Predict | None = None
+    descend: Predict | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 def _engine(name: str, predict: Predict, *found: dict[str, Any]) -> Engine:
-    return Engine(name, None if name == "eager" else predict, *found)
+    return Engine(name, None if name == "eager" else predict, predict if name == "compiled" else None, *found)
 
 
 def open_engine(name: str, unet: Any, batch_size: int, identity: str, memory: Path | None = None) -> Engine:
@@ -113,8 +125,7 @@ def open_engine(name: str, unet: Any, batch_size: int, identity: str, memory: Pa
 
 
 def _fastest(unet: Any, batch_size: int, identity: str, memory: Path | None) -> Engine:
-    machine = describe_machine()
-    key = json.dumps([identity, batch_size, torch.get_num_threads(), machine], sort_keys=True)
+    key = json.dumps([identity, batch_size, *_circumstances(unet)], sort_keys=True)
     known = json.loads(memory.read_text(encoding="utf-8")) if memory is not None and memory.is_file() else {}
     if key in known:
         record = known[key]
@@ -126,6 +137,13 @@ def _fastest(unet: Any, batch_size: int, identity: str, memory: Path | None) -> 
         known[key] = {"name": name, "seconds": seconds, "failed": failed}
         write_atomic(memory, (json.dumps(known, indent=1) + "\n").encode())
     return _engine(name, made[name], seconds, failed)
+
+
+def _circumstances(unet: Any) -> list[Any]:
+    """What decides, besides the model, which engine is the fastest."""
+    weight = next(unet.parameters())
+    gpu = torch.cuda.get_device_name(weight.device) if weight.is_cuda else None
+    return [str(weight.dtype), gpu, torch.get_num_threads(), torch.__version__, describe_machine()]
 
 
 def usable(unet: Any, batch_size: int) -> tuple[dict[str, Predict], dict[str, str]]:

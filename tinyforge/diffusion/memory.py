@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tinyforge.cores import available_bytes
+
 CPU_BATCH = 32  # more at once gained nothing: docs/speed.md
 LARGEST_BATCH = 64
 ENOUGH = 8  # images that keep a GPU busy: no saving that costs time is made beyond them
@@ -22,12 +24,13 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes. unet, others (VAE and text encoder): weights. The rest per image: a guided prediction; a prediction with
-    its gradient, plain and checkpointed; a decoding by the VAE.
+    """Bytes. unet, others (VAE and text encoder), visitor (the larger of these two): weights. The rest per image: a
+    guided prediction; a prediction with its gradient, plain and checkpointed; a decoding by the VAE.
     """
 
     unet: int
     others: int
+    visitor: int
     guided: int
     gradient: int
     checkpointed: int
@@ -57,7 +60,8 @@ def needs(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> Needs:
     volume = sum(width * (config.sample_size / 2**i) ** 2 for i, width in enumerate(config.block_out_channels))
     scale = volume / SD15_LATENT_VOLUME * next(unet.parameters()).element_size() / 4
     own = (round(mib * MIB * scale) for mib in (260, 1496, 471, 768))
-    return Needs(weight_bytes(unet), weight_bytes(vae) + weight_bytes(text_encoder), *own)
+    others = weight_bytes(vae), weight_bytes(text_encoder)
+    return Needs(weight_bytes(unet), sum(others), max(others), *own)
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -79,18 +83,27 @@ def plan_memory(free_bytes: int, needs: Needs) -> Plan:
 
 def _plan(free_bytes: int, needs: Needs, offload: bool, checkpoint: bool) -> Plan:
     """With a batch of 0 where not even one image fits."""
-    room = int(free_bytes * SHARE) - needs.unet - (0 if offload else needs.others)
+    room = int(free_bytes * SHARE) - needs.unet - (needs.visitor if offload else needs.others)
     image = max(needs.guided, needs.checkpointed if checkpoint else needs.gradient)
     batch_size = min(LARGEST_BATCH, max(0, room // image))
     return Plan(batch_size, checkpoint, max(1, batch_size) * needs.decoding > room, offload)
 
 
 def plan_for(device: torch.device, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module) -> Plan:
-    """By the free memory of a GPU; the plain plan elsewhere."""
+    """By the free memory of a GPU; elsewhere by that of the machine, which has the weights already."""
+    own = needs(unet, vae, text_encoder)
     if device.type != "cuda":
-        return Plan()
+        return plan_on_cpu(available_bytes(), own)
     free_bytes, _ = torch.cuda.mem_get_info(device)
-    return replace(plan_memory(free_bytes, needs(unet, vae, text_encoder)), channels_last=True)
+    return replace(plan_memory(free_bytes, own), channels_last=True)
+
+
+def plan_on_cpu(free_bytes: int | None, needs: Needs) -> Plan:
+    """CPU_BATCH images, or as many as the memory holds: a system that is out of it ends a program without a word."""
+    if free_bytes is None:
+        return Plan()
+    fitting = int(free_bytes * SHARE) // max(needs.guided, needs.gradient, needs.decoding)
+    return Plan(min(CPU_BATCH, max(1, fitting)))
 
 
 def settle(plan: Plan, device: torch.device, unet: Any, vae: Any, text_encoder: nn.Module) -> None:

@@ -81,7 +81,7 @@ def null_text_invert(
     """
     timesteps = backbone.schedule(settings.num_steps)
     with torch.no_grad():
-        null = backbone.embed([""])
+        null = backbone.embed([""]).to(cond.dtype)  # Adam's steps are lost in half precision
 
     def invert(rows: range) -> NullText:
         def tick(done: int) -> None:

@@ -10,7 +10,10 @@ from tinyforge.errors import MissingError
 
 R = TypeVar("R")
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # ``map``, or one that works on several at once
-CPU_ALLOCATOR = ("DefaultCPUAllocator", "not enough memory")
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator", "not enough memory",
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def even_parts(count: int, most: int) -> list[range]:
@@ -47,5 +50,5 @@ def retreat(work: Callable[[range], R], part: range) -> list[R]:
 
 
 def is_out_of_memory(fault: BaseException) -> bool:
-    """CUDA raises torch.OutOfMemoryError; the CPU's allocator a RuntimeError with its name in it."""
-    return isinstance(fault, torch.OutOfMemoryError | MemoryError) or any(mark in str(fault) for mark in CPU_ALLOCATOR)
+    """CUDA's allocator raises torch.OutOfMemoryError; the CPU's, and CUDA's libraries, a RuntimeError that says so."""
+    return isinstance(fault, torch.OutOfMemoryError | MemoryError) or any(mark in str(fault) for mark in OUT_OF_MEMORY)

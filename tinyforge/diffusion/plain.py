@@ -18,6 +18,7 @@ from torch.func import functional_call
 from tinyforge.diffusion.backbone import Backbone
 from tinyforge.diffusion.ddim import abar, ddim_invert, ddim_step, guide, is_guided, timestep_pairs
 from tinyforge.diffusion.null_text import LOSS_SCALE, NullText
+from tinyforge.diffusion.parts import in_parts
 from tinyforge.diffusion.signature import Progress
 from tinyforge.diffusion.textual_inversion import (
     CHECK_STEPS,
@@ -45,9 +46,10 @@ def learn_plainly(
 ) -> tuple[Concept, Tensor]:
     """``learn_concepts`` on the support images (B, 3, H, W) themselves: the concept, and the losses (S, N)."""
     concept, losses = new_concept(backbone, classes, settings), torch.zeros(settings.ti_steps, len(classes))
-    learned = []
-    for index, name in enumerate(classes):
-        own = images[labels == index]
+
+    def learn(part: range) -> Tensor:
+        (index,) = part
+        own, name = images[labels == index], classes[index]
         latents, alone = backbone.encode(own), concept.only(range(index, index + 1))
         stream, watch = (
             sample_stream(latents, name, settings, seed),
@@ -67,8 +69,9 @@ def learn_plainly(
         else:
             if watch is not None:
                 table.has_stopped(watch, settings.ti_steps)
-        learned.append(table.rows() if watch is None else watch.best_rows)
-    return Concept(concept.classes, concept.placeholders, torch.cat(learned)), losses
+        return table.rows() if watch is None else watch.best_rows
+
+    return Concept(concept.classes, concept.placeholders, torch.cat(in_parts(learn, len(classes), 1))), losses
 
 
 class Table:
@@ -128,19 +131,22 @@ def invert_plainly(
     backbone: Backbone, images: Tensor, cond: Tensor, settings: Invert, *, progress: Progress = None
 ) -> NullText:
     """``null_text_invert`` on the images (B, 3, H, W) themselves, each under its own condition (B, L, D)."""
-    inverted = []
-    for index, image in enumerate(images):
-        inverted.append(_invert(backbone, image[None], cond[index : index + 1], settings))
+
+    def invert(part: range) -> NullText:
+        own = slice(part.start, part.stop)
+        inverted = _invert(backbone, images[own], cond[own], settings)
         if progress:
-            progress((index + 1) * settings.num_steps, len(images) * settings.num_steps)
-    return NullText.concatenate(inverted)
+            progress(part.stop * settings.num_steps, len(images) * settings.num_steps)
+        return inverted
+
+    return NullText.concatenate(in_parts(invert, len(images), 1))
 
 
 def _invert(backbone: Backbone, image: Tensor, cond: Tensor, settings: Invert) -> NullText:
     timesteps = backbone.schedule(settings.num_steps)
     trajectory = ddim_invert(backbone, backbone.encode(image), cond, timesteps)
     with torch.no_grad():
-        u = cond if settings.nti_start == "condition" else backbone.embed([""])
+        u = cond if settings.nti_start == "condition" else backbone.embed([""]).to(cond.dtype)
     z, embeddings, errors = trajectory[-1], [], []
     for index, (high, low) in enumerate(timestep_pairs(timesteps)):
         target, levels = trajectory[-2 - index], (abar(backbone, high), abar(backbone, low))

@@ -88,11 +88,9 @@ def crew(side_by_side: bool, device: str) -> Iterator[Crew]:
         with ThreadPoolExecutor(min(granted_cores(), MOST_HANDS)) as writers:
             yield Crew(writers=writers)
         return
-    if not side_by_side or cores == 1:
-        yield Crew()
-        return
-    each = max(1, cores // MOST_HANDS)
-    pool = ThreadPoolExecutor(min(cores, MOST_HANDS), initializer=torch.set_num_threads, initargs=(each,))
+    hands = min(cores, MOST_HANDS) if side_by_side else 1
+    each = max(1, cores // MOST_HANDS) if side_by_side else cores
+    pool = ThreadPoolExecutor(hands, initializer=torch.set_num_threads, initargs=(each,)) if hands > 1 else None
     crew = Crew(pool)
     torch.set_num_threads(each)
     try:
@@ -101,5 +99,6 @@ def crew(side_by_side: bool, device: str) -> Iterator[Crew]:
         crew.stop.set()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

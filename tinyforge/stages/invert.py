@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.domain import floor_db
-from tinyforge.stages.pictures import as_batch, as_pixels, png
+from tinyforge.stages.pictures import as_batch, as_pixels, write_picture
 from tinyforge.stages.road import Road, short_name
 from tinyforge.store import Partial
 
@@ -63,9 +63,15 @@ def encoded(road: Road, images: Any) -> Any:
     """The latents (B, C, h, w) of all supports."""
     import torch
 
-    backbone = road.backbone
-    with torch.inference_mode():
-        return torch.cat([backbone.encode(part) for part in images.to(backbone.device).split(road.batch_size)]).clone()
+    from tinyforge.diffusion.parts import retreat
+
+    def encode(rows: range) -> Any:
+        with torch.inference_mode():
+            return road.backbone.encode(images[rows.start : rows.stop].to(road.backbone.device))
+
+    count, size = len(images), road.batch_size
+    batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    return torch.cat([part.clone() for rows in batches for part in retreat(encode, rows)])
 
 
 def invert_rows(road: Road, partial: Partial, given: Any, cond: Any, rows: range, hands: Crew) -> None:
@@ -92,22 +98,25 @@ def judge(road: Road, partial: Partial, images: Any, z0: Any, cond: Any, hands: 
     import torch
 
     from tinyforge.diffusion.null_text import ddim_reconstruct, load_supports
+    from tinyforge.diffusion.parts import retreat
     from tinyforge.diffusion.sample import generate, psnr
 
     backbone, support = road.backbone, road.inputs.support
-    saved = load_supports([partial.path / support_file(i) for i in range(len(support))], backbone.device)
+    saved = load_supports([partial.path / support_file(i) for i in range(len(support))])
     how = {"batch_size": road.batch_size, "stacked": road.recipe.speed.stack_guidance}
 
     def redraw(rows: range) -> tuple[Any, Any, Any]:
         own = slice(rows.start, rows.stop)
-        z_T, given = saved.z_T[own], cond[own]
-        rebuilt = generate(backbone, z_T, given, saved.null_embeddings[own], road.recipe.invert, **how)
+        z_T, null = (x[own].to(backbone.device) for x in (saved.z_T, saved.null_embeddings))
+        rebuilt = generate(backbone, z_T, cond[own], null, road.recipe.invert, **how)
+        for row, rgb in zip(rows, as_pixels(rebuilt), strict=True):
+            hands.later(write_picture, partial, f"reconstructions/{row:04d}.png", rgb)
         with torch.inference_mode():
-            return rebuilt, ddim_reconstruct(backbone, z_T, given, road.recipe.invert, **how), backbone.decode(z0[own])
+            plain = ddim_reconstruct(backbone, z_T, cond[own], road.recipe.invert, **how)
+            around = torch.cat(retreat(lambda part: backbone.decode(z0[part.start : part.stop]), rows))
+        return rebuilt, plain, around
 
     rebuilt, plain, around = map(torch.cat, zip(*hands.each(redraw, parts(road)), strict=True))
-    for index, rgb in enumerate(as_pixels(rebuilt)):
-        partial.write(f"reconstructions/{index:04d}.png", png(rgb))
     partial.write_json(
         "invert.json",
         {

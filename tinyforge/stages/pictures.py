@@ -11,6 +11,7 @@ from PIL import Image
 from tinyforge.device.preprocess import decode, resize
 from tinyforge.device.spec import InputSpec
 from tinyforge.images import Item
+from tinyforge.store import Partial
 
 TRAVELLING_PIXELS = 2_000_000
 JPEG_START, START_OF_SCAN, END, ORIENTATION = b"\xff\xd8", 0xDA, 0xD9, 0x0112
@@ -37,6 +38,11 @@ def png(rgb: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def write_picture(partial: Partial, file: str, rgb: np.ndarray, size: tuple[int, int] | None = None) -> None:
+    """uint8 (H, W, 3) as PNG; larger ones at ``size``, (height, width), where it is given."""
+    partial.write(file, png(rgb if size is None else shrink(rgb, size)))
 
 
 def travelling(item: Item) -> bytes:

@@ -92,10 +92,11 @@ class Road:
         from tinyforge.diffusion.memory import Plan
 
         wanted, speed = self.recipe.backbone, self.recipe.speed
+        plan = None if speed.fit_memory and speed.inversion == "fast" else Plan()
         with crew(speed.side_by_side, "cuda" if uses_gpu(wanted) else "cpu"):  # an engine is tried as it will be asked
             return load_backbone(
                 self.backbone_choice.source, device=wanted.device, dtype=wanted.dtype, offline=self.job.offline,
-                plan=None if speed.fit_memory else Plan(), engine=speed.engine, memory=self.job.out / "engines.json",
+                plan=plan, engine=speed.engine, memory=self.job.out / "engines.json",
             )  # fmt: skip
 
     @property

@@ -18,7 +18,7 @@ import numpy as np
 from tinyforge.images import ImageSet
 from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.invert import support_file
-from tinyforge.stages.pictures import as_pixels, png, shrink
+from tinyforge.stages.pictures import as_pixels, write_picture
 from tinyforge.stages.road import Road
 from tinyforge.store import Partial
 
@@ -61,7 +61,7 @@ def work(road: Road, partial: Partial) -> None:
     support, wanted, folder = road.inputs.support, road.recipe.synthesize, road.done["invert"].path
     planned = plan(support.labels, len(support.classes), wanted.images_per_class, wanted.alphas)
     with crew(road.recipe.speed.side_by_side, road.device) as hands:
-        saved = load_supports([folder / support_file(i) for i in range(len(support))], road.backbone.device)
+        saved = load_supports([folder / support_file(i) for i in range(len(support))])
         cond = Concept.load(folder).conditions(road.backbone, road.recipe.invert.prompt)
         progress, done = hands.watched(road.progress("synthesize")), itertools.count(1)
         batches = [planned[part.start : part.stop] for part in even_parts(len(planned), road.batch_size)]
@@ -71,7 +71,7 @@ def work(road: Road, partial: Partial) -> None:
                 draw_batch(road, partial, saved, cond, batch, hands)
             progress(next(done), len(batches))
 
-        shown = hands.ask(draw_preview, road, partial, saved, cond)
+        shown = hands.ask(draw_preview, road, partial, saved, cond, hands)
         hands.each(draw, batches)
         shown.result()
     partial.write_json("index.json", [record(one, support) for one in planned])
@@ -94,36 +94,31 @@ def draw_batch(road: Road, partial: Partial, saved: Any, cond: Any, batch: list[
 
     from tinyforge.diffusion.sample import blend, generate
 
-    rows = [one.support for one in batch]
+    rows, device = [one.support for one in batch], road.backbone.device
     noises = torch.stack([noise(road, one.label, one.index) for one in batch])
     images = generate(
         road.backbone,
-        blend(saved.z_T[rows], noises, torch.tensor([one.alpha for one in batch])),
-        cond[[one.label for one in batch]], saved.null_embeddings[rows], road.recipe.invert,
+        blend(saved.z_T[rows].to(device), noises, torch.tensor([one.alpha for one in batch])),
+        cond[[one.label for one in batch]], saved.null_embeddings[rows].to(device), road.recipe.invert,
         batch_size=len(batch), stacked=road.recipe.speed.stack_guidance,
     )  # fmt: skip
     for one, rgb in zip(batch, as_pixels(images), strict=True):
         hands.later(write_picture, partial, one.file, rgb, road.inputs.support.items[one.support].rgb.shape[:2])
 
 
-def write_picture(partial: Partial, file: str, rgb: np.ndarray, size: tuple[int, int]) -> None:
-    """As PNG, at most of ``size``, (height, width)."""
-    partial.write(file, png(shrink(rgb, size)))
-
-
-def draw_preview(road: Road, partial: Partial, saved: Any, cond: Any) -> None:
+def draw_preview(road: Road, partial: Partial, saved: Any, cond: Any, hands: Crew) -> None:
     """The first support of each class, blended at each of the preview's alphas."""
     import torch
 
     from tinyforge.diffusion.sample import alpha_grid
 
-    labels, alphas = road.inputs.support.labels, road.recipe.synthesize.preview_alphas
+    device, labels, alphas = road.backbone.device, road.inputs.support.labels, road.recipe.synthesize.preview_alphas
     first = [int(np.flatnonzero(labels == label)[0]) for label in range(len(cond))]
     noises = torch.stack([noise(road, label, -1) for label in range(len(first))])
     grid = alpha_grid(
-        road.backbone, saved.z_T[first], cond, saved.null_embeddings[first], noises, list(alphas), road.recipe.invert,
-        batch_size=road.batch_size, stacked=road.recipe.speed.stack_guidance,
+        road.backbone, saved.z_T[first].to(device), cond, saved.null_embeddings[first].to(device), noises, list(alphas),
+        road.recipe.invert, batch_size=road.batch_size, stacked=road.recipe.speed.stack_guidance,
     )  # fmt: skip
     for label, row in enumerate(grid):
         for column, rgb in enumerate(as_pixels(row)):
-            partial.write(f"preview/{label:03d}-{column}.png", png(rgb))
+            hands.later(write_picture, partial, f"preview/{label:03d}-{column}.png", rgb)
