@@ -162,7 +162,7 @@ def distill_parts(extractor: Extractor, size: Size, device: str, dtype: str) -> 
         width = module(torch.zeros(1, 3, *extractor.spec.size, device=device)).shape[1]
     teacher = Teacher(extractor, torch.randn(size.classes, width).to(device), 10.0, 0.0)
     spec = default_spec("conv4", STUDENT_PIXELS)
-    wanted = Distill(epochs=1, batch_size=size.batch, dtype="bfloat16" if dtype == "bfloat16" else "float32")
+    wanted = Distill(epochs=1, batch_size=max(2, size.batch), dtype="bfloat16" if dtype == "bfloat16" else "float32")
     packed = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     data = training_set(packed[:count], labels[:count], packed[count:], labels[count:])
     method = next(one for one in methods(wanted) if one.name == "tint-class")

@@ -51,10 +51,8 @@ def learn_plainly(
         (index,) = part
         own, name = images[labels == index], classes[index]
         latents, alone = backbone.encode(own), concept.only(range(index, index + 1))
-        stream, watch = (
-            sample_stream(latents, name, settings, seed),
-            class_watch([latents], [name], settings, seed, alone),
-        )
+        stream = sample_stream(latents, name, settings, seed)
+        watch = class_watch([latents], [name], settings, seed, alone)
         table, last = Table(backbone, alone, settings), 0.0
         for step in range(settings.ti_steps):
             if watch is not None and step % CHECK_STEPS == 0 and table.has_stopped(watch, step):
