@@ -294,6 +294,9 @@ class Speed(Section):
         description="plain: as the papers write it, one sample and one image at a time, each encoded anew, with the "
         "whole token table learning; the same results, to rounding, many times slower.",
     )
+    training: Literal["fast", "plain"] = Field(
+        "fast", description="plain: a student's images decoded anew for every batch, and their views made one by one."
+    )
 
 
 class Budget(Section):

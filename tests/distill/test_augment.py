@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
+from tinyforge.device.spec import InputSpec
 from tinyforge.distill.augment import (
     STRENGTHS,
     Strength,
@@ -11,6 +13,8 @@ from tinyforge.distill.augment import (
     random_warp,
     translate,
 )
+from tinyforge.distill.pixels import pack, to_unit
+from tinyforge.distill.plain import one_by_one
 
 
 def generator(seed=0):
@@ -48,16 +52,16 @@ def test_images_of_a_batch_get_views_of_their_own():
 
 
 @pytest.mark.parametrize("name", ["light", "strong"])
-def test_the_views_of_a_batch_are_those_of_its_images_one_by_one(name, monkeypatch):
-    """Each with its own rows of the batch's draws."""
-    x, rand, draws = images(), torch.rand, []
-    monkeypatch.setattr(torch, "rand", lambda *shape, **how: draws.append(rand(*shape, **how)) or draws[-1])
-    together = augment(x, STRENGTHS[name], generator(3), flip=True)
-    for index in range(len(x)):
-        own = iter([drawn[index : index + 1] for drawn in draws])
-        monkeypatch.setattr(torch, "rand", lambda *shape, own=own, **how: next(own))
-        alone = augment(x[index : index + 1], STRENGTHS[name], generator(), flip=True)
-        torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-6)
+def test_the_views_of_a_batch_are_those_of_its_images_one_by_one(name):
+    """Decoded anew, each with its own share of the draws, after which the generator stands where it stands else."""
+    numbers, chosen = np.random.default_rng(0), torch.tensor([3, 0, 5, 3])
+    pictures = [numbers.integers(0, 256, (30 + i, 40, 3), np.uint8) for i in range(6)]
+    spec, asked, draws = InputSpec((24, 20)), [], [generator(3), generator(3)]
+    look = one_by_one(lambda index: asked.append(index) or pictures[index], spec, STRENGTHS[name], flip=True)
+    together = augment(to_unit(pack(pictures, spec)[chosen]), STRENGTHS[name], draws[0], flip=True)
+    torch.testing.assert_close(look(chosen, draws[1]), together, rtol=0, atol=1e-6)
+    assert asked == chosen.tolist()
+    assert torch.equal(draws[0].get_state(), draws[1].get_state())
 
 
 def test_a_warp_of_no_strength_is_the_identity():

@@ -14,6 +14,7 @@ from tinyforge.diffusion import backbone as backbones
 from tinyforge.diffusion import engine, null_text, sample, textual_inversion
 from tinyforge.diffusion import plain as plain_path
 from tinyforge.diffusion.memory import Plan
+from tinyforge.distill import train
 from tinyforge.stages import advance
 from tinyforge.stages import crew as crews
 from tinyforge.stages.crew import Stopped, crew
@@ -208,6 +209,22 @@ def test_with_every_switch_off_the_pictures_are_the_same_to_rounding(forge_input
     for file in files:
         one, other = (np.asarray(Image.open(folder / file)).astype(int) for folder in folders)
         assert abs(one - other).max() <= 1
+
+
+def test_a_student_trained_without_savings_is_the_same_to_rounding(forge_inputs, tmp_path, two_cores, monkeypatch):
+    seen, more = [], "distill.dtype='float32'"
+    watch(monkeypatch, train, "train_student", seen)
+    histories = []
+    for how in ("fast", "plain"):
+        road = road_for(forge_inputs, tmp_path / how, f"speed.training='{how}'", more)
+        advance(road, "distill")
+        histories.append(road.done["distill"].json("distill.json")["histories"])
+        assert all((given["look"] is None) == (how == "fast") for _, given in seen)
+        seen.clear()
+    fast, plain = ({name: [epoch["loss"] for epoch in one] for name, one in made.items()} for made in histories)
+    assert fast.keys() == plain.keys() >= {"support-hard", "support-kd", "tint-teacher"}
+    for name, losses in fast.items():
+        assert losses == pytest.approx(plain[name], rel=1e-3), name
 
 
 def watch(monkeypatch, module, name, seen):

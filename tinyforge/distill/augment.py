@@ -6,6 +6,7 @@ Sources: Simard et al. 2003 (elastic); DeVries & Taylor 2017, arXiv 1708.04552 (
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -42,7 +43,35 @@ STRENGTHS = {
 }  # fmt: skip
 
 
-def augment(x: Tensor, strength: Strength, generator: torch.Generator, flip: bool = False) -> Tensor:
+class Drawn:
+    """A source of uniform numbers that keeps what it gives, so that one image's share can be given again."""
+
+    def __init__(self, generator: torch.Generator):
+        self.generator = generator
+        self.kept: list[Tensor] = []
+
+    def rand(self, *shape: int) -> Tensor:
+        self.kept.append(torch.rand(*shape, generator=self.generator))
+        return self.kept[-1]
+
+    def row(self, index: int) -> "Row":
+        return Row([one[index : index + 1] for one in self.kept])
+
+
+class Row:
+    """What was drawn for one image of a batch, in the same order."""
+
+    def __init__(self, kept: Iterable[Tensor]):
+        self.left = iter(kept)
+
+    def rand(self, *shape: int) -> Tensor:
+        return next(self.left)
+
+
+Source = torch.Generator | Drawn | Row
+
+
+def augment(x: Tensor, strength: Strength, generator: Source, flip: bool = False) -> Tensor:
     """One random view per image: geometry, light, blur, cutout, in this order. The input itself when nothing is
     asked.
     """
@@ -59,20 +88,20 @@ def augment(x: Tensor, strength: Strength, generator: torch.Generator, flip: boo
     return x
 
 
-def random_warp(x: Tensor, s: Strength, generator: torch.Generator) -> Tensor:
+def random_warp(x: Tensor, s: Strength, generator: Source) -> Tensor:
     """Rotation, scale, shear, shift and a smooth displacement in one bilinear sampling; edges continue outwards."""
     batch, _, height, width = x.shape
     theta = affine_matrices(batch, s, generator).to(x.device)
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     if s.elastic > 0:
         reach = 2 * s.elastic  # the side spans 2 in the grid's units
-        coarse = (torch.rand(batch, 2, 4, 4, generator=generator) * 2 - 1) * reach
+        coarse = (_rand(generator, batch, 2, 4, 4) * 2 - 1) * reach
         smooth = F.interpolate(coarse.to(x.device), size=(height, width), mode="bicubic", align_corners=True)
         grid = grid + smooth.permute(0, 2, 3, 1)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False).clamp(0, 1)
 
 
-def affine_matrices(batch: int, s: Strength, generator: torch.Generator) -> Tensor:
+def affine_matrices(batch: int, s: Strength, generator: Source) -> Tensor:
     """(B, 2, 3) maps from output to input coordinates, each in [-1, 1]."""
     angle = _uniform(batch, s.rotate * math.pi / 180, generator)
     scale = torch.exp(_uniform(batch, math.log1p(s.scale), generator))
@@ -85,9 +114,7 @@ def affine_matrices(batch: int, s: Strength, generator: torch.Generator) -> Tens
     return torch.stack(rows, dim=1).view(batch, 2, 3)
 
 
-def random_colour(
-    x: Tensor, brightness: float, contrast: float, saturation: float, generator: torch.Generator
-) -> Tensor:
+def random_colour(x: Tensor, brightness: float, contrast: float, saturation: float, generator: Source) -> Tensor:
     """Added brightness, contrast about the image's mean, saturation about each pixel's grey."""
     batch = x.shape[0]
     shift, gain, colour = (
@@ -100,16 +127,16 @@ def random_colour(
     return ((x - mean) * (1 + gain) + mean + shift).clamp(0, 1)
 
 
-def random_blur(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def random_blur(x: Tensor, probability: float, generator: Source) -> Tensor:
     """With this probability, a random mix of the image and its 3x3 binomial blur."""
-    mix = torch.rand(x.shape[0], generator=generator) * _chosen(x.shape[0], probability, generator)
+    mix = _rand(generator, x.shape[0]) * _chosen(x.shape[0], probability, generator)
     row = torch.tensor([0.25, 0.5, 0.25], device=x.device)
     kernel = (row[:, None] * row[None, :]).expand(3, 1, 3, 3)
     blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
     return torch.lerp(x, blurred, mix.view(-1, 1, 1, 1).to(x.device)).clamp(0, 1)
 
 
-def random_cutout(x: Tensor, probability: float, largest_side: float, generator: torch.Generator) -> Tensor:
+def random_cutout(x: Tensor, probability: float, largest_side: float, generator: Source) -> Tensor:
     """With this probability, a random rectangle becomes the image's mean colour."""
     batch, _, height, width = x.shape
     inside_y = _span(batch, height, largest_side, generator)
@@ -119,13 +146,13 @@ def random_cutout(x: Tensor, probability: float, largest_side: float, generator:
     return torch.where(hole, x.mean(dim=(2, 3), keepdim=True), x)
 
 
-def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
+def random_flip(x: Tensor, generator: Source) -> Tensor:
     """Half of the images mirrored left-right."""
     mirrored = _chosen(x.shape[0], 0.5, generator).bool().view(-1, 1, 1, 1).to(x.device)
     return torch.where(mirrored, x.flip(3), x)
 
 
-def diff_augment(x: Tensor, generator: torch.Generator, *, flip: bool = False, probability: float = 0.9) -> Tensor:
+def diff_augment(x: Tensor, generator: Source, *, flip: bool = False, probability: float = 0.9) -> Tensor:
     """P>M>F's view of the support set: flip (if asked), colour, translation by up to 12.5 % with black behind, per
     image.
 
@@ -153,18 +180,22 @@ def translate(x: Tensor, steps_y: Tensor, steps_x: Tensor) -> Tensor:
     return moved * visible[:, None].to(x)
 
 
-def _uniform(batch: int, half_width: float, generator: torch.Generator) -> Tensor:
+def _rand(source: Source, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=source) if isinstance(source, torch.Generator) else source.rand(*shape)
+
+
+def _uniform(batch: int, half_width: float, generator: Source) -> Tensor:
     """(B,) in [-half_width, half_width)."""
-    return (torch.rand(batch, generator=generator) * 2 - 1) * half_width
+    return (_rand(generator, batch) * 2 - 1) * half_width
 
 
-def _chosen(batch: int, probability: float, generator: torch.Generator) -> Tensor:
+def _chosen(batch: int, probability: float, generator: Source) -> Tensor:
     """(B,) of 0.0 and 1.0."""
-    return (torch.rand(batch, generator=generator) < probability).to(torch.float32)
+    return (_rand(generator, batch) < probability).to(torch.float32)
 
 
-def _span(batch: int, length: int, largest_share: float, generator: torch.Generator) -> Tensor:
+def _span(batch: int, length: int, largest_share: float, generator: Source) -> Tensor:
     """(B, length) bool: a random run of positions, its centre anywhere."""
-    half = torch.rand(batch, generator=generator) * largest_share * length / 2
-    centre = torch.rand(batch, generator=generator) * length
+    half = _rand(generator, batch) * largest_share * length / 2
+    centre = _rand(generator, batch) * length
     return (torch.arange(length)[None, :] + 0.5 - centre[:, None]).abs() <= half[:, None]

@@ -25,6 +25,7 @@ from tinyforge.distill.batches import Method, TrainingSet, batch_indices, genera
 from tinyforge.distill.checkpoint import Run, restore_run, save_run, start_run
 from tinyforge.distill.losses import UNLABELLED, distillation_loss
 from tinyforge.distill.pixels import standardise, to_unit
+from tinyforge.distill.plain import Look
 from tinyforge.distill.prototypes import Teacher
 from tinyforge.distill.start import Start, begin, imprint
 from tinyforge.distill.students import build_student
@@ -94,10 +95,11 @@ def train_student(
     start: Start | None = None,
     checkpoint: Path | None = None,
     device: str = "cpu",
+    look: Look | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> StudentResult:
     """Train ``student`` (changed in place) by ``method``, from ``start`` if one is given; continue from ``checkpoint``
-    (a folder) if it holds this very run.
+    (a folder) if it holds this very run. look: what makes a batch's views; None: all at once, on the device.
 
     progress(step, num_steps) is called after every step; an exception it raises stops the run, which can be continued.
     Raises DataError when the method needs a teacher and there is none.
@@ -108,12 +110,13 @@ def train_student(
     num_steps = settings.epochs * settings.steps_per_epoch
     identity = _identity(data, method, settings, seed, spec, teacher, start)
     run, settings = set_out(student, start, data, spec, settings, device)
+    look = look or at_once(data, settings, device)
     if checkpoint is not None:
         restore_run(run, checkpoint, identity)
     saved_at = time.monotonic()
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
         while run.step < num_steps:
-            _one_step(run, data, spec, method, settings, seed, teacher)
+            _one_step(run, data, look, spec, method, settings, seed, teacher)
             if checkpoint is not None and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                 save_run(run, checkpoint, identity)
                 saved_at = time.monotonic()
@@ -146,9 +149,20 @@ def _wanted_teacher(method: Method, teacher: Teacher | None, device: str) -> Tea
     return teacher.to(device)
 
 
+def at_once(data: TrainingSet, settings: Distill, device: str) -> Look:
+    """Views of a batch by one call of each operation, from the pixels in memory."""
+
+    def look(chosen: Tensor, generator: torch.Generator) -> Tensor:
+        pixels = to_unit(data.pixels[chosen].to(device))
+        return augment(pixels, STRENGTHS[settings.augment], generator, settings.flip)
+
+    return look
+
+
 def _one_step(
     run: Run,
     data: TrainingSet,
+    look: Look,
     spec: InputSpec,
     method: Method,
     settings: Distill,
@@ -160,7 +174,7 @@ def _one_step(
     generator = generator_for(seed, "batch", run.step)
     chosen = batch_indices(data, method.use_synthetic, settings, generator)
     labels = data.labels[chosen].to(device)
-    view = augment(to_unit(data.pixels[chosen].to(device)), STRENGTHS[settings.augment], generator, settings.flip)
+    view = look(chosen, generator).to(device)
     with autocast(settings.dtype, device.type):
         soft = None if teacher is None else teacher.logits(view)
     learn(run, view, soft, labels, spec, method, settings)

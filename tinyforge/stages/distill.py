@@ -121,14 +121,36 @@ class Classroom:
         from tinyforge.distill.pixels import pack
         from tinyforge.distill.train import training_set
 
-        support, kept = self.road.inputs.support, self.kept
-        if alpha is not None:
-            kept = kept[self.alphas[kept] == alpha]
+        support, kept = self.road.inputs.support, self.kept_of(alpha)
         return training_set(
             pack(support.rgb, spec), support.labels,
             pack([self.images[i] for i in kept], spec), self.labels[kept],
             pack(self.road.inputs.unlabelled.values(), spec),
         )  # fmt: skip
+
+    def kept_of(self, alpha: float | None) -> np.ndarray:
+        """Indices of the synthetic images that are kept, of one alpha or all."""
+        return self.kept if alpha is None else self.kept[self.alphas[self.kept] == alpha]
+
+    def look(self, alpha: float | None) -> Any:
+        """What makes the views of ``training_set``'s images where ``speed.training`` is 'plain'; else None."""
+        from tinyforge.distill.augment import STRENGTHS
+        from tinyforge.distill.plain import one_by_one
+
+        road, kept = self.road, self.kept_of(alpha)
+        supports, further = road.inputs.support.rgb, [*road.inputs.unlabelled.values()]
+        if road.recipe.speed.training == "fast":
+            return None
+
+        def image(index: int) -> np.ndarray:
+            made = index - len(supports)
+            if made < 0:
+                return supports[index]
+            if made < len(kept):
+                return decode(road.done["synthesize"].path / self._records[kept[made]]["file"])
+            return further[made - len(kept)]
+
+        return one_by_one(image, self.spec, STRENGTHS[road.recipe.distill.augment], road.recipe.distill.flip)
 
     @cached_property
     def data(self) -> Any:
@@ -152,7 +174,7 @@ class Classroom:
         return train_student(
             student, self.spec, data, chosen, wanted, seed=seed,
             teacher=self.teacher, start=self.start, checkpoint=checkpoint, device=road.device,
-            progress=progress,
+            look=self.look(way.alpha), progress=progress,
         )  # fmt: skip
 
     def dropped(self) -> dict[str, Any] | None:
