@@ -272,6 +272,8 @@ def equal_settings(folder: Path, options: argparse.Namespace) -> Invert:
     own = folder / "tinyforge.json"
     known = json.loads(own.read_bytes()).get("invert", {}) if own.is_file() and not options.paper else {}
     fixed = {"ti_steps": options.ti_steps, "ti_batch_size": 1, "ti_lr": 1e-3, "ti_max_timestep": 1000}
+    if options.ddim_steps is not None:
+        fixed["num_steps"] = options.ddim_steps
     return with_defaults(Invert(), known).model_copy(update=fixed)
 
 
@@ -329,6 +331,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=100, help="per class")
     parser.add_argument("--alphas", type=float, nargs="+", default=[0.3, 0.5, 0.7])
     parser.add_argument("--ti-steps", type=int, default=500)
+    parser.add_argument("--ddim-steps", type=int, help="default: as many as the backbone suggests, or the paper")
     parser.add_argument("--batch", type=int, default=32, help="images per forward pass of ours")
     parser.add_argument("--public-classes", type=int, help="that the public code runs; its time is scaled to all")
     parser.add_argument("--repeats", type=int, default=5, help="runs of ours between the public code's classes")

@@ -2,8 +2,9 @@
 
     python benchmarks/knee.py --seeds 0-4 --shots 1 5 --out benchmarks/results/knee
 
-One change at a time from the defaults of ``raspi``, on the sample task. A row is the student of supports and synthetic
-images, labelled by the teacher, made as a build makes it; the rows of a draw share supports, teacher, views and seeds.
+One change at a time from the reference: ``raspi`` with the steps that it had before this table. A row is the student of
+supports and synthetic images of the sample task, labelled by the teacher, made as a build makes it; the rows of a draw
+share supports, teacher, views and seeds.
 Seconds are of the processor (one thread, all of the stage), so that other work on the machine matters little. One JSON
 per draw; what is there is kept, so an interrupted run goes on where it stopped.
 """
@@ -27,10 +28,10 @@ from tinyforge.stages.distill import Classroom, adapted_teacher, predictions, sy
 from tinyforge.stages.trial import Way
 from tinyforge.store import write_atomic
 
-REFERENCE = "the defaults"
+REFERENCE, SETTINGS = "reference", ["invert.ti_steps=100", "invert.num_steps=15"]
 VARIANTS: dict[str, list[str]] = {
     REFERENCE: [],
-    "paper": ["preset=paper", "synthesize.images_per_class=100"],
+    "paper": ["preset=paper", "synthesize.images_per_class=100", "invert.ti_steps=5000", "invert.num_steps=25"],
     "25 steps of textual inversion": ["invert.ti_steps=25"],
     "50 steps of textual inversion": ["invert.ti_steps=50"],
     "200 steps of textual inversion": ["invert.ti_steps=200"],
@@ -40,6 +41,7 @@ VARIANTS: dict[str, list[str]] = {
     "7 denoising steps": ["invert.num_steps=7"],
     "10 denoising steps": ["invert.num_steps=10"],
     "25 denoising steps": ["invert.num_steps=25"],
+    "10 denoising steps, 50 of textual inversion": ["invert.num_steps=10", "invert.ti_steps=50"],
     "no inner step": ["invert.nti_inner_steps=0"],
     "2 inner steps": ["invert.nti_inner_steps=2"],
     "inner steps from the condition": ["invert.nti_start=condition"],
@@ -52,7 +54,7 @@ VARIANTS: dict[str, list[str]] = {
     "24 epochs": ["distill.epochs=24"],
     "supports alone": ["distill.labels='class'"],
 }
-"""Row -> what it changes of the recipe. The last: the student without any synthetic image or teacher."""
+"""Row -> what it changes of the recipe with SETTINGS. The last: the student without any synthetic image or teacher."""
 ALONE = "supports alone"
 
 
@@ -64,7 +66,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def measure(name: str, seed: int, shots: int, out: Path) -> dict[str, Any]:
     """One row of one draw: accuracy on the test images, processor seconds by stage, and the inversion's errors."""
-    recipe = load_recipe("raspi", [f"seed={seed}", f"data.shots={shots}", *VARIANTS[name]])
+    recipe = load_recipe("raspi", [f"seed={seed}", f"data.shots={shots}", *SETTINGS, *VARIANTS[name]])
     road = start(Job(recipe, load_target(recipe.target), out / "forge", log=lambda text: None))
     seconds = {stage: staged(road, stage, out / "seconds") for stage in ("invert", "synthesize")}
     teacher = adapted_teacher(road, out / "teachers" / f"shots{shots}-seed{seed}")

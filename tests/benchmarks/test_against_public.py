@@ -113,6 +113,7 @@ def test_equal_settings_are_one_sample_a_step_at_the_public_rate(against, tmp_pa
     found = against.equal_settings(tmp_path, options)
     assert (found.ti_steps, found.ti_batch_size, found.ti_lr, found.num_steps) == (40, 1, 1e-3, 15)
     assert against.equal_settings(tmp_path, against.parse(["--public", "x", "--paper"])).num_steps == 25
+    assert against.equal_settings(tmp_path, against.parse(["--public", "x", "--ddim-steps", "9"])).num_steps == 9
 
 
 def test_help_tells_what_can_be_asked(against, capsys):
