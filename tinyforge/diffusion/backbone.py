@@ -313,16 +313,10 @@ def _device(name: str) -> torch.device:
 
 def _dtype(name: str) -> torch.dtype:
     """A torch dtype; 'auto' is float32, the precision of the published results."""
-    names = {
-        "auto": "float32",
-        "float32": "float32",
-        "float64": "float64",
-        "bfloat16": "bfloat16",
-        "float16": "float16",
-    }
-    if name not in names:
-        raise RecipeError(f"backbone.dtype '{name}' is none of {sorted(names)}")
-    return getattr(torch, names[name])
+    known = ("auto", "bfloat16", "float16", "float32", "float64")
+    if name not in known:
+        raise RecipeError(f"backbone.dtype '{name}' is none of {list(known)}")
+    return torch.float32 if name == "auto" else getattr(torch, name)
 
 
 def save_backbone(backbone: Backbone, folder: Path, *, variant: str | None = None) -> None:
