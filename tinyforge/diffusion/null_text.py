@@ -51,13 +51,13 @@ class NullText:
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
 
-def load_supports(paths: list[Path], device: str | torch.device = "cpu") -> NullText:
+def load_supports(paths: list[Path]) -> NullText:
     """Inversions saved one by one, as one batch in the order of ``paths``. Raises DataError for an unreadable file."""
     images = []
     for path in paths:
         try:
             tensors = safetensors.torch.load(path.read_bytes())
-            images.append(NullText(**{name: tensor[None].to(device) for name, tensor in tensors.items()}))
+            images.append(NullText(**{name: tensor[None] for name, tensor in tensors.items()}))
         except (OSError, TypeError, safetensors.SafetensorError) as fault:
             raise DataError(f"{path}: not a saved inversion ({fault}); run 'tinyforge invert' again") from fault
     return NullText.concatenate(images)

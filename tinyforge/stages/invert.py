@@ -37,17 +37,17 @@ def support_file(index: int) -> str:
 
 
 def work(road: Road, partial: Partial) -> None:
-    with crew(road.recipe.speed.side_by_side and not plain(road), road.device) as hands:
+    with crew(road.recipe.speed.side_by_side and not is_plain(road), road.device) as hands:
         images = as_batch(enlarged(road), road.backbone.image_size)
         z0 = encoded(road, images)
-        given = images.to(road.backbone.device) if plain(road) else z0
+        given = images.to(road.backbone.device) if is_plain(road) else z0
         concept = learned_concept(road, partial, given, hands)
         cond = concept.conditions(road.backbone, road.recipe.invert.prompt)[road.inputs.support.labels]
         hands.each(lambda rows: invert_rows(road, partial, given, cond, rows, hands), parts(road))
         judge(road, partial, images, z0, cond, hands)
 
 
-def plain(road: Road) -> bool:
+def is_plain(road: Road) -> bool:
     """Whether inversion is asked for as its sources write it; it then takes images where it takes latents else."""
     return road.recipe.speed.inversion == "plain"
 
@@ -84,7 +84,7 @@ def invert_rows(road: Road, partial: Partial, given: Any, cond: Any, rows: range
     part = slice(rows.start, rows.stop)
     what = road.backbone, given[part], cond[part], road.recipe.invert
     progress = hands.watched(road.progress("null-text inversion"))
-    if plain(road):
+    if is_plain(road):
         inverted = invert_plainly(*what, progress=progress)
     else:
         reuse = road.recipe.speed.reuse_condition
@@ -142,7 +142,7 @@ def learned_concept(road: Road, partial: Partial, given: Any, hands: Crew) -> An
         labels, classes = torch.from_numpy(support.labels), list(support.classes)
         what = road.backbone, given, labels, classes, recipe.invert, recipe.seed
         progress = hands.watched(road.progress("textual inversion"))
-        if plain(road):
+        if is_plain(road):
             concept, history = learn_plainly(*what, progress=progress)
         else:
             concept, history = learn_concepts(*what, batch_size=road.batch_size, each=hands.each, progress=progress)
