@@ -6,6 +6,8 @@ from pathlib import Path
 from tinyforge.device.machine import usable_cores
 
 CGROUP, MEMINFO = Path("/sys/fs/cgroup"), Path("/proc/meminfo")
+MOST_HANDS = 4
+"""Pieces of work at a time. Beyond four cores a piece gets several threads: a build has few pieces at its end."""
 
 
 def cpu_limit(cpu_max: str) -> float | None:

@@ -91,9 +91,9 @@ def test_what_waits_on_the_cpu_travels_and_changes_nothing(images, monkeypatch):
 
 
 def test_a_cpu_has_as_many_images_at_once_as_its_memory_holds():
-    assert plan_on_cpu(None, SD15_NEEDS) == plan_on_cpu(10**12, SD15_NEEDS) == Plan()
-    assert plan_on_cpu(20 * GIB, SD15_NEEDS) == Plan(11)
-    assert plan_on_cpu(1, SD15_NEEDS) == Plan(1)
+    assert plan_on_cpu(None, SD15_NEEDS, 2) == plan_on_cpu(10**12, SD15_NEEDS, 4) == Plan()
+    assert [plan_on_cpu(20 * GIB, SD15_NEEDS, hands) for hands in (1, 2)] == [Plan(11), Plan(5)]
+    assert plan_on_cpu(1, SD15_NEEDS, 4) == Plan(1)
 
 
 def test_needs_are_counted_and_scaled(tiny):

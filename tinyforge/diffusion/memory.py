@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tinyforge.cores import available_bytes
+from tinyforge.cores import MOST_HANDS, available_bytes, granted_cores
 
 CPU_BATCH = 32  # more at once gained nothing: docs/speed.md
 LARGEST_BATCH = 64
@@ -93,16 +93,18 @@ def plan_for(device: torch.device, unet: nn.Module, vae: nn.Module, text_encoder
     """By the free memory of a GPU; elsewhere by that of the machine, which has the weights already."""
     own = needs(unet, vae, text_encoder)
     if device.type != "cuda":
-        return plan_on_cpu(available_bytes(), own)
+        return plan_on_cpu(available_bytes(), own, min(granted_cores(), MOST_HANDS))
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return replace(plan_memory(free_bytes, own), channels_last=True)
 
 
-def plan_on_cpu(free_bytes: int | None, needs: Needs) -> Plan:
-    """CPU_BATCH images, or as many as the memory holds: a system that is out of it ends a program without a word."""
+def plan_on_cpu(free_bytes: int | None, needs: Needs, hands: int) -> Plan:
+    """CPU_BATCH images, or as many as the memory holds when so many hands have a batch each at a time: a system that is
+    out of it ends a program without a word.
+    """
     if free_bytes is None:
         return Plan()
-    fitting = int(free_bytes * SHARE) // max(needs.guided, needs.gradient, needs.decoding)
+    fitting = int(free_bytes * SHARE) // hands // max(needs.guided, needs.gradient, needs.decoding)
     return Plan(min(CPU_BATCH, max(1, fitting)))
 
 

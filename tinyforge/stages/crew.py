@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any, TypeVar
 
-from tinyforge.cores import granted_cores
+from tinyforge.cores import MOST_HANDS, granted_cores
 
 A, R = TypeVar("A"), TypeVar("R")
-MOST_HANDS = 4
-"""Beyond four cores a piece gets several threads: a build has few pieces at its end."""
 MOST_UNWRITTEN = 64
 """Pieces of writing that may wait, each with its pixels in memory."""
 
