@@ -140,6 +140,9 @@ class Teacher(Section):
         5, description="At most so many folds when a learning rate is chosen on the supports."
     )
     scale: Positive = Field(10.0, description="logits = scale * cosine(feature, prototype)")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of fine-tuning; auto: bfloat16 where the processor has it."
+    )
 
 
 class Distill(Section):

@@ -7,7 +7,16 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from tinyforge.distill.extractor import as_extractor, load_teacher, timm_spec
-from tinyforge.distill.prototypes import agreement, cosine_logits, features, load_adapted, prototypes, save_teacher
+from tinyforge.distill.prototypes import (
+    Teacher,
+    agreement,
+    cosine_logits,
+    features,
+    load_adapted,
+    prototypes,
+    remembering,
+    save_teacher,
+)
 from tinyforge.distill.teacher import adapt, choose_lr, fold_of
 from tinyforge.errors import DataError, MissingError, RecipeError
 from tinyforge.recipe import Teacher as Settings
@@ -123,6 +132,29 @@ def test_logits_accept_any_size_and_see_the_same_picture(extractor):
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     large = x.repeat_interleave(4, 2).repeat_interleave(4, 3)
     assert torch.equal(teacher.logits(large).argmax(1), teacher.logits(x).argmax(1))
+
+
+def test_what_a_teacher_remembers_is_what_it_answers(extractor, monkeypatch):
+    teacher = adapt(extractor, *toy_images(3, 2), ONLY_PROTOTYPES, seed=0)
+    first, second = (torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    alike, asked, answer = remembering(teacher), [], Teacher.logits
+    monkeypatch.setattr(Teacher, "logits", lambda self, x: asked.append(1) or answer(self, x))
+    for x in (first, second, first, first.clone(), second):
+        torch.testing.assert_close(alike.logits(x), answer(teacher, x), rtol=0, atol=0)
+    assert len(asked) == 2
+    assert alike.fingerprint == teacher.fingerprint
+    assert alike.to("cpu").known is alike.known, "a copy on a device keeps the memory"
+
+
+def test_fine_tuning_in_bfloat16_ends_near_float32(extractor):
+    images, labels = toy_images(4, 0)
+    wide, narrow = (
+        adapt(extractor, images, labels, Settings(fine_tune_lrs=[0.01], fine_tune_steps=5, dtype=dtype), seed=0)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert wide.fingerprint != narrow.fingerprint
+    torch.testing.assert_close(narrow.prototypes, wide.prototypes, rtol=0, atol=0.1)
+    assert all(value.dtype == torch.float32 for value in narrow.extractor.module.parameters())
 
 
 @pytest.mark.parametrize("lrs", [[0.0], [0.01]])

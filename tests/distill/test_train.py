@@ -126,13 +126,16 @@ def test_a_method_with_soft_labels_needs_a_teacher():
         run(METHODS[1])
 
 
-def test_predictions_go_through_the_device_s_preprocessing():
+def test_predictions_go_through_the_device_s_preprocessing(monkeypatch):
     from tinyforge.device.preprocess import prepare
 
     student = seeded_student(SHORT, 3, 16, 0).eval()
     images = [np.random.default_rng(i).integers(0, 256, (20 + i, 30, 3), dtype=np.uint8) for i in range(3)]
     one_by_one = [student(torch.from_numpy(prepare(rgb, SPEC))).detach().numpy()[0] for rgb in images]
-    np.testing.assert_allclose(predict_logits(student, images, SPEC, batch_size=2), one_by_one, atol=1e-5)
+    np.testing.assert_allclose(predict_logits(student, images, SPEC), one_by_one, atol=1e-5)
+    monkeypatch.setattr("tinyforge.distill.pixels.CPU_CHUNK", 2)
+    np.testing.assert_allclose(predict_logits(student, images, SPEC), one_by_one, atol=1e-5)
+    assert all(value.is_contiguous() for value in student.parameters()), "as it was, for whoever exports it"
     with pytest.raises(DataError):
         predict_logits(student, [], SPEC)
 

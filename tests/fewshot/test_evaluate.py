@@ -80,6 +80,13 @@ class TestEveryMethod:
         shipped = read_records(everything[0].out)[0]["methods"]["build"]["shipped"]
         assert shipped.startswith(("support-hard", "support-kd", "tint-"))
 
+    def test_a_teacher_that_is_not_tuned_answers_like_its_prototypes(self, digits, tiny_models, tmp_path):
+        evaluate(ask(digits, tiny_models, tmp_path, ["teacher", "teacher-tuned@0", "teacher-tuned@0.01"]), log=quiet)
+        for record in read_records(tmp_path):
+            plain, untuned, tuned = (record["methods"][name] for name in record["methods"])
+            assert untuned["predicted"] == plain["predicted"]
+            assert untuned["lr"] == 0 and tuned["lr"] == 0.01
+
     def test_pictures_are_sheets_per_set(self, everything):
         files = {file.name for file in (everything[0].out / "pictures" / "00000").iterdir()}
         assert files == {"ti.png", "nti@0.2.png", "tint@0.2.png", "tint@0.8.png", "real.png"}

@@ -3,7 +3,7 @@
 Legend: B batch, C=3 channels, H W pixels of any image, h w of a model's input.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from tinyforge.device.preprocess import resize
 from tinyforge.device.spec import InputSpec
+
+CHUNK = 256  # images of a forward pass without gradient
+CPU_CHUNK = 32  # the same on a processor, where what a layer makes should stay in the cache
 
 
 def pack(images: Iterable[np.ndarray], spec: InputSpec) -> Tensor:
@@ -34,6 +37,12 @@ def standardise(x: Tensor, spec: InputSpec) -> Tensor:
     mean = torch.tensor(spec.mean, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(spec.std, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
     return (x - mean) / std
+
+
+def parts(x: Tensor) -> Iterator[Tensor]:
+    """(M, 3, h, w) -> parts for forward passes without gradient, channels last, of a size that suits x's device."""
+    for part in x.split(CPU_CHUNK if x.device.type == "cpu" else CHUNK):
+        yield part.contiguous(memory_format=torch.channels_last)
 
 
 def fit_to(x: Tensor, size: tuple[int, int]) -> Tensor:

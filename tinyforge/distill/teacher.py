@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tinyforge.distill.arithmetic import autocast
 from tinyforge.distill.augment import diff_augment
 from tinyforge.distill.batches import Each
 from tinyforge.distill.extractor import Extractor, load_teacher
 from tinyforge.distill.pixels import pack, to_unit
 from tinyforge.distill.prototypes import (
-    CHUNK,
     Teacher,
     agreement,
     cosine_logits,
+    embed,
     features,
     load_adapted,
     prototypes,
@@ -90,8 +91,7 @@ def adapt(
     extractor = replace(extractor, module=deepcopy(extractor.module).to(device))
     lr, record = _search(extractor, x, y, settings, seed, each)
     tuned = _fine_tune(extractor, x, y, lr, settings, _generator(seed, "final"))
-    with torch.no_grad():
-        prototype = prototypes(_all_features(tuned, x), y, int(y.max()) + 1)
+    prototype = prototypes(embed(tuned, x), y, int(y.max()) + 1)
     return Teacher(tuned, prototype, settings.scale, lr, record)
 
 
@@ -135,8 +135,8 @@ def _held_out_hits(
 
 @torch.no_grad()
 def _hits(extractor: Extractor, x: Tensor, y: Tensor, queries: Tensor, truth: Tensor, num_classes: int) -> np.ndarray:
-    prototype = prototypes(_all_features(extractor, x), y, num_classes)
-    guess = cosine_logits(_all_features(extractor, queries), prototype, 1.0).argmax(dim=1)
+    prototype = prototypes(embed(extractor, x), y, num_classes)
+    guess = cosine_logits(embed(extractor, queries), prototype, 1.0).argmax(dim=1)
     return (guess == truth).cpu().numpy()
 
 
@@ -153,7 +153,10 @@ def _fine_tune(
         chosen = _step_images(y, num_classes, generator)
         clean, target = x[chosen], y[chosen]
         views = torch.cat([clean, diff_augment(clean, generator)])
-        anchor, query = features(module, views, extractor.spec).chunk(2)
+        with autocast(settings.dtype, x.device.type):
+            anchor, query = features(module, views.contiguous(memory_format=torch.channels_last), extractor.spec).chunk(
+                2
+            )
         logits = cosine_logits(query, prototypes(anchor, target, num_classes), settings.scale)
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits, target).backward()
@@ -168,10 +171,6 @@ def _step_images(y: Tensor, num_classes: int, generator: torch.Generator) -> Ten
     most = max(1, STEP_IMAGES // num_classes)
     order = torch.randperm(len(y), generator=generator).to(y.device)
     return torch.cat([order[y[order] == index][:most] for index in range(num_classes)])
-
-
-def _all_features(extractor: Extractor, x: Tensor) -> Tensor:
-    return torch.cat([features(extractor.module, part, extractor.spec) for part in x.split(CHUNK)])
 
 
 def _check_supports(x: Tensor, y: Tensor) -> None:

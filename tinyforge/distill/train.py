@@ -11,20 +11,20 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tinyforge.device.preprocess import normalise, resize
 from tinyforge.device.spec import InputSpec
+from tinyforge.distill.arithmetic import autocast
 from tinyforge.distill.augment import STRENGTHS, augment
 from tinyforge.distill.batches import Method, TrainingSet, batch_indices, generator_for, methods, training_set
 from tinyforge.distill.checkpoint import Run, restore_run, save_run, start_run
 from tinyforge.distill.losses import UNLABELLED, distillation_loss
-from tinyforge.distill.pixels import standardise, to_unit
+from tinyforge.distill.pixels import pack, parts, standardise, to_unit
 from tinyforge.distill.plain import Look
 from tinyforge.distill.prototypes import Teacher
 from tinyforge.distill.start import Start, begin, imprint
@@ -35,6 +35,7 @@ from tinyforge.recipe import Distill
 __all__ = [
     "Method",
     "StudentResult",
+    "answer",
     "learn",
     "methods",
     "predict_logits",
@@ -230,20 +231,6 @@ def _record(run: Run, loss: float, logits: Tensor, labels: Tensor, rate: float, 
         run.sums = [0.0, 0.0, 0.0]
 
 
-def settled_dtype(dtype: str, device_type: str) -> str:
-    """'float32' or 'bfloat16'; 'auto' is bfloat16 where the processor has it."""
-    if dtype != "auto":
-        return dtype
-    cuda = device_type == "cuda" and torch.cuda.is_bf16_supported()
-    cpu = device_type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return "bfloat16" if cuda or cpu else "float32"
-
-
-def autocast(dtype: str, device_type: str) -> torch.autocast:
-    """bfloat16 arithmetic if ``dtype`` says so. Weights stay float32."""
-    return torch.autocast(device_type, torch.bfloat16, enabled=settled_dtype(dtype, device_type) == "bfloat16")
-
-
 def _identity(
     data: TrainingSet,
     method: Method,
@@ -261,20 +248,21 @@ def _identity(
     return digest.hexdigest()
 
 
-@torch.inference_mode()
-def predict_logits(
-    student: nn.Module, images: Iterable[np.ndarray], spec: InputSpec, batch_size: int = 256
-) -> np.ndarray:
-    """uint8 (H, W, 3) images of any sizes -> float32 logits (B, N), through the device's own preprocessing.
+def predict_logits(student: nn.Module, images: Iterable[np.ndarray], spec: InputSpec) -> np.ndarray:
+    """uint8 (H, W, 3) images of any sizes -> float32 logits (M, N), through the device's own preprocessing.
 
     Raises DataError without images: the number of classes is then unknown.
     """
-    images, spec = list(images), replace(spec, layout="NCHW")
-    if not images:
+    pixels = pack(images, spec)
+    if not len(pixels):
         raise DataError("no images to predict")
-    student.eval()
-    chunks = []
-    for start in range(0, len(images), batch_size):
-        pixels = np.stack([resize(rgb, spec) for rgb in images[start : start + batch_size]])
-        chunks.append(student(torch.from_numpy(normalise(pixels, spec))).float().numpy())
-    return np.concatenate(chunks)
+    return answer(student, pixels, spec).numpy()
+
+
+@torch.inference_mode()
+def answer(student: nn.Module, pixels: Tensor, spec: InputSpec, device: str = "cpu") -> Tensor:
+    """pixels: uint8 (M, 3, h, w) at the spec's size, M > 0 -> the student's logits (M, N), float32 on the CPU."""
+    student.to(device=device, memory_format=torch.channels_last).eval()
+    found = [student(standardise(to_unit(part), spec)).float().cpu() for part in parts(pixels.to(device))]
+    student.to(memory_format=torch.contiguous_format)
+    return torch.cat(found)

@@ -18,13 +18,12 @@ from tinyforge.distill.augment import STRENGTHS, augment
 from tinyforge.distill.batches import Each, Method, TrainingSet, batch_indices, deal, generator_for
 from tinyforge.distill.extractor import Extractor
 from tinyforge.distill.losses import UNLABELLED
-from tinyforge.distill.pixels import fit_to, standardise, to_unit
-from tinyforge.distill.prototypes import Teacher, cosine_logits, features
+from tinyforge.distill.pixels import CHUNK, standardise, to_unit
+from tinyforge.distill.prototypes import Teacher, cosine_logits, embed
 from tinyforge.distill.start import Start
 from tinyforge.distill.train import learn, seeded_student, set_out
 from tinyforge.recipe import Distill
 
-CHUNK = 256
 VIEW_BYTES = 2**28  # of views that are kept; where more are asked for, they repeat earlier
 
 
@@ -103,12 +102,10 @@ def view_features(extractor: Extractor, views: Views, device: str, each: Each = 
     """(V, D) unit features on the CPU: with them a teacher that was not fine-tuned labels the views for every fold.
     each: like ``map``, may work on several parts at once.
     """
-    module = extractor.module.to(device)
+    extractor.module.to(device)
 
-    @torch.no_grad()
     def of_part(pixels: Tensor) -> Tensor:
-        unit = fit_to(to_unit(pixels.to(device)), extractor.spec.size)
-        return features(module, unit, extractor.spec).cpu()
+        return embed(extractor, to_unit(pixels.to(device))).cpu()
 
     return torch.cat(list(each(of_part, views.pixels.split(CHUNK))))
 

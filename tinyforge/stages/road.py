@@ -245,10 +245,16 @@ def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:
 
 def settled(recipe: Recipe) -> Recipe:
     """``recipe`` with the arithmetic of this machine where it says 'auto', so that another machine's is another key."""
-    from tinyforge.distill.train import settled_dtype
+    from tinyforge.distill.arithmetic import settled_dtype
 
-    dtype = settled_dtype(recipe.distill.dtype, "cuda" if uses_gpu(recipe.backbone) else "cpu")
-    return recipe.model_copy(update={"distill": recipe.distill.model_copy(update={"dtype": dtype})})
+    device = "cuda" if uses_gpu(recipe.backbone) else "cpu"
+    sections = {name: getattr(recipe, name) for name in ("teacher", "distill")}
+    return recipe.model_copy(
+        update={
+            name: section.model_copy(update={"dtype": settled_dtype(section.dtype, device)})
+            for name, section in sections.items()
+        }
+    )
 
 
 def uses_gpu(wanted: Backbone) -> bool:

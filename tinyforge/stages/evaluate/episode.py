@@ -18,7 +18,7 @@ from tinyforge.stages import advance
 from tinyforge.stages.distill import Classroom, load_student
 from tinyforge.stages.evaluate.images import Images, make_images
 from tinyforge.stages.evaluate.lab import Lab, missing_methods
-from tinyforge.stages.evaluate.task import Task, embed
+from tinyforge.stages.evaluate.task import Task, embedded
 from tinyforge.stages.pictures import png, sheet
 
 SHOWN = 10  # images of a class on a sheet
@@ -100,22 +100,24 @@ def teacher_answers(task: Task, method: Method, clock: Clock) -> dict[str, Any]:
     """A teacher's answers to the queries: of its prototypes alone, or after fine-tuning."""
     import torch
 
-    from tinyforge.distill.pixels import to_unit
-    from tinyforge.distill.prototypes import CHUNK, cosine_logits, prototypes
+    from tinyforge.distill.pixels import CHUNK, to_unit
+    from tinyforge.distill.prototypes import cosine_logits, prototypes
 
     started = time.monotonic()
-    if method.kind == "teacher":
-        with clock.of("queries"):
+    lr, teacher = 0.0, None
+    if method.kind == "teacher-tuned":
+        with clock.of("learn"):
+            teacher = task.teacher if method.value is None else task.tuned(method.value)
+            lr = teacher.lr
+    with clock.of("queries"):
+        if lr > 0:
+            pixels = task.query_pixels(teacher.extractor.spec).split(CHUNK)
+            logits = torch.cat([teacher.logits(to_unit(part).to(task.lab.device)).cpu() for part in pixels])
+        else:  # its features are at hand
             support_labels = torch.from_numpy(task.support.labels)
             centres = prototypes(task.support_features, support_labels, len(task.episode.classes))
             logits = cosine_logits(task.query_features, centres, task.recipe.teacher.scale)
-        return _answer(logits, started)
-    with clock.of("learn"):
-        teacher = task.teacher if method.value is None else task.tuned(method.value)
-    with clock.of("queries"):
-        pixels = task.query_pixels(teacher.extractor.spec)
-        chunks = [teacher.logits(to_unit(part).to(task.lab.device)).cpu() for part in pixels.split(CHUNK)]
-    return _answer(torch.cat(chunks), started) | {"lr": teacher.lr}
+    return _answer(logits, started) | ({} if teacher is None else {"lr": lr})
 
 
 def build_answers(task: Task, method: Method, clock: Clock) -> dict[str, Any]:
@@ -142,15 +144,9 @@ def student_answers(task: Task, method: Method, room: Classroom, clock: Clock) -
 
 def query_logits(task: Task, student: Any, spec: InputSpec) -> Any:
     """(M, N) of a student on the queries."""
-    import torch
+    from tinyforge.distill.train import answer
 
-    from tinyforge.distill.pixels import standardise, to_unit
-    from tinyforge.distill.prototypes import CHUNK
-
-    device, parts = task.lab.device, task.query_pixels(spec).split(CHUNK)
-    student = student.to(device).eval()
-    with torch.inference_mode():
-        return torch.cat([student(standardise(to_unit(part).to(device), spec)).float().cpu() for part in parts])
+    return answer(student, task.query_pixels(spec), spec, task.lab.device)
 
 
 def _answer(logits: Any, started: float) -> dict[str, Any]:
@@ -159,8 +155,10 @@ def _answer(logits: Any, started: float) -> dict[str, Any]:
 
 def open_room(task: Task, group: Sequence[Method], images: Images, with_base: bool) -> Classroom:
     """What the students of one set of images share. As in a build the teacher rejects images, but not real ones."""
+    from tinyforge.distill.prototypes import remembering
+
     road = task.road(with_base=with_base, distill={"min_agreement": 0.0} if group[0].row.images == "real" else None)
-    return Classroom(road, task.teacher if any(one.needs_teacher for one in group) else None, *images)
+    return Classroom(road, remembering(task.teacher) if any(one.needs_teacher for one in group) else None, *images)
 
 
 def train(task: Task, method: Method, room: Classroom) -> Any:
@@ -186,7 +184,7 @@ def describe_images(task: Task, room: Classroom) -> dict[str, Any]:
     if not room.images:
         return {"count": 0, "kept": 0, "teacher_agreement": None, "frechet": None}
     taken = task.teacher.predict_logits(room.images).argmax(axis=1) == room.labels
-    distance = frechet_distance(task.query_features, embed(task.lab.extractor, room.images))
+    distance = frechet_distance(task.query_features, embedded(task.lab.extractor, room.images))
     return {
         "count": len(room.images), "kept": len(room.kept),
         "teacher_agreement": float(np.mean(taken)), "frechet": distance,

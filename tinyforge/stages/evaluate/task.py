@@ -87,7 +87,7 @@ class Task:
         kind, by = f"features {self.lab.extractor.fingerprint}", self.lab.extractor
         parts = zip(self.episode.classes, files, strict=True)
         return torch.cat(
-            [self.lab.gallery.rows(kind, name, names, lambda images: embed(by, images)) for name, names in parts]
+            [self.lab.gallery.rows(kind, name, names, lambda images: embedded(by, images)) for name, names in parts]
         )
 
     def query_pixels(self, spec: InputSpec) -> Any:
@@ -108,15 +108,13 @@ class Task:
         return self.episode.labels
 
 
-def embed(extractor: Any, images: Any) -> Any:
+def embedded(extractor: Any, images: Any) -> Any:
     """uint8 (H, W, 3) images -> features (B, D) of length 1 on the CPU."""
     import torch
 
-    from tinyforge.distill.pixels import pack, to_unit
-    from tinyforge.distill.prototypes import CHUNK, features
+    from tinyforge.distill.pixels import CHUNK, pack, to_unit
+    from tinyforge.distill.prototypes import embed
 
     device = next(extractor.module.parameters()).device
-    with torch.inference_mode():
-        parts = pack(images, extractor.spec).split(CHUNK)
-        found = [features(extractor.module, to_unit(part).to(device), extractor.spec).cpu() for part in parts]
-    return torch.cat(found).clone()
+    parts = pack(images, extractor.spec).split(CHUNK)
+    return torch.cat([embed(extractor, to_unit(part).to(device)).cpu() for part in parts])

@@ -1,0 +1,17 @@
+"""The arithmetic of training: bfloat16 where the processor or the GPU is faster in it; weights stay float32."""
+
+import torch
+
+
+def settled_dtype(dtype: str, device_type: str) -> str:
+    """'float32' or 'bfloat16'; 'auto' is bfloat16 where the processor has it."""
+    if dtype != "auto":
+        return dtype
+    cuda = device_type == "cuda" and torch.cuda.is_bf16_supported()
+    cpu = device_type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return "bfloat16" if cuda or cpu else "float32"
+
+
+def autocast(dtype: str, device_type: str) -> torch.autocast:
+    """bfloat16 arithmetic if ``dtype`` says so. Weights stay float32."""
+    return torch.autocast(device_type, torch.bfloat16, enabled=settled_dtype(dtype, device_type) == "bfloat16")
