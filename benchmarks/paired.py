@@ -2,8 +2,10 @@
 
     python benchmarks/paired.py benchmarks/results/cifar-fs-5shot tint-teacher+base+pretrained support-hard+pretrained
     python benchmarks/paired.py forge-cifar10/raspi-raspi4 tint-teacher support-hard
+    python benchmarks/paired.py benchmarks/results/cifar-fs-5shot --table support-hard support-hard+pretrained
 
 Of a results folder of `tinyforge evaluate` a t-interval over episodes; of a bundle an interval over its test images.
+With --table every method of an evaluation: its accuracy, and its difference to each of the methods named.
 """
 
 import json
@@ -15,15 +17,21 @@ import numpy as np
 from tinyforge.device.stats import mean_interval, paired_difference
 
 
-def over_episodes(folder: Path, a: str, b: str) -> tuple[int, float, float, float]:
-    """(episodes, difference, low, high)."""
-    gains = []
+def episode_scores(folder: Path) -> dict[str, dict[int, float]]:
+    """Method -> {episode: accuracy}, in the order of the first episode."""
+    found: dict[str, dict[int, float]] = {}
     for file in sorted((folder / "episodes").glob("*.json")):
         record = json.loads(file.read_text())
         labels = np.repeat(np.arange(len(record["queries"])), record["queries"])
-        right = [np.mean(np.array(record["methods"][name]["predicted"]) == labels) for name in (a, b)]
-        gains.append(right[0] - right[1])
-    return len(gains), *mean_interval(np.array(gains))
+        for name, answers in record["methods"].items():
+            found.setdefault(name, {})[record["index"]] = float(np.mean(np.array(answers["predicted"]) == labels))
+    return found
+
+
+def over_episodes(scores: dict[str, dict[int, float]], a: str, b: str) -> tuple[int, float, float, float]:
+    """(episodes, difference, low, high), over the episodes that both have."""
+    both = sorted(set(scores[a]) & set(scores[b]))
+    return len(both), *mean_interval(np.array([scores[a][index] - scores[b][index] for index in both]))
 
 
 def over_images(bundle: Path, a: str, b: str) -> tuple[int, float, float, float]:
@@ -34,14 +42,36 @@ def over_images(bundle: Path, a: str, b: str) -> tuple[int, float, float, float]
     return len(labels), *paired_difference(*right)
 
 
+def table(folder: Path, references: list[str]) -> str:
+    """A row per method, in Markdown."""
+    scores = episode_scores(folder)
+    rows = [
+        ["method", "episodes", "accuracy", *(f"minus `{name}`" for name in references)],
+        ["---"] * (3 + len(references)),
+    ]
+    for name, own in scores.items():
+        mean, low, high = (100 * value for value in mean_interval(np.array(list(own.values()))))
+        differences = ["" if name == other else points(over_episodes(scores, name, other)) for other in references]
+        rows.append([f"`{name}`", str(len(own)), f"{mean:.1f} [{low:.1f}, {high:.1f}]", *differences])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def points(found: tuple[int, float, float, float]) -> str:
+    """A difference and its interval in points."""
+    difference, low, high = (100 * value for value in found[1:])
+    return f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def main() -> None:
-    if len(sys.argv) != 4:
+    if len(sys.argv) < 4:
         sys.exit(__doc__)
     folder, names = Path(sys.argv[1]), sys.argv[2:]
-    measure = over_episodes if (folder / "episodes").is_dir() else over_images
-    count, *values = measure(folder, *names)
-    difference, low, high = (100 * float(value) for value in values)
-    print(f"{names[0]} - {names[1]}: {difference:+.1f} [{low:+.1f}, {high:+.1f}], n = {count}")
+    if names[0] == "--table":
+        print(table(folder, names[1:]))
+        return
+    episodes = (folder / "episodes").is_dir()
+    found = over_episodes(episode_scores(folder), *names) if episodes else over_images(folder, *names)
+    print(f"{names[0]} - {names[1]}: {points(found)}, n = {found[0]}")
 
 
 if __name__ == "__main__":

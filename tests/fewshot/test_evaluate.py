@@ -85,7 +85,8 @@ class TestEveryMethod:
         for record in read_records(tmp_path):
             plain, untuned, tuned = (record["methods"][name] for name in record["methods"])
             assert untuned["predicted"] == plain["predicted"]
-            assert untuned["lr"] == 0 and tuned["lr"] == 0.01
+            assert untuned["lr"] == 0
+            assert tuned["lr"] == 0.01
 
     def test_pictures_are_sheets_per_set(self, everything):
         files = {file.name for file in (everything[0].out / "pictures" / "00000").iterdir()}

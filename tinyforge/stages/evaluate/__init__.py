@@ -83,5 +83,5 @@ def plan_from(out: Path, wanted: float) -> list[dict[str, Any]]:
     """The plan for ±``wanted`` (a share of 1) from the results in ``out``."""
     records = read_records(out)
     if not records:
-        raise UsageError(f"{out}: no results to plan from; run the command without --pilot first")
+        raise UsageError(f"{out}: no results to plan from; measure a few episodes first")
     return plan(records, wanted)
