@@ -19,7 +19,7 @@ from tinyforge.recipe import Distill
 from tinyforge.store import write_atomic
 
 EPISODE_SHARE = 1 / 3  # episodes, in steps of classification
-EPISODE_LR_SHARE = 0.5
+EPISODE_LR_SHARE = 0.2
 
 
 def train_start(
