@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from tinyforge.device.spec import InputSpec
 from tinyforge.distill.batches import Method, batch_indices, generator_for, training_set
@@ -41,8 +40,6 @@ def folder(tmp_path_factory):
 def test_it_learns_the_base_classes_and_tells_how(folder):
     about = json.loads((folder / "start.json").read_text())
     assert about["last"]["accuracy"] > 0.9
-    assert about["episodes"] == round(8 * 10 / 3)
-    assert about["last"]["episode_loss"] < 0.7  # of three classes alike: 1.1
     assert (about["classes"], about["images"], about["settings"]["epochs"]) == (["red", "green", "blue"], 30, 8)
     assert not (folder / "checkpoint").exists()
 
@@ -59,18 +56,21 @@ def test_a_student_takes_the_body_and_keeps_its_own_classifier(folder, num_class
     assert all(torch.equal(value, start.weights[name]) for name, value in body.items())
 
 
-def test_an_imprinted_classifier_takes_the_class_mean_of_the_smallest_angle():
+def test_an_imprinted_classifier_takes_the_nearest_class_mean():
     torch.manual_seed(0)
     student = build_student("conv4", 3, input_size=SIZE).eval()
     x, labels = torch.randn(9, 3, SIZE, SIZE), torch.tensor([0, 1, 2] * 3)
     with torch.no_grad():
         feature = torch.flatten(student.blocks(x), 1)
-        length = feature.norm(dim=1, keepdim=True)
-        means = torch.stack([(feature / length)[labels == label].mean(0) for label in range(3)])
+        means = torch.stack([feature[labels == label].mean(0) for label in range(3)])
+        nearest = torch.cdist(feature, means).argmin(1)
         imprint(student, x, labels)
         logits = student(x)
-    cosine = F.cosine_similarity(feature[:, None], means[None], dim=2)
-    torch.testing.assert_close(logits, 10 * cosine * length / length.mean())
+    assert torch.equal(logits.argmax(1), nearest)
+    distances = torch.cdist(feature, means).square()
+    spread = (feature - means.mean(0)).square().sum(1).mean()
+    expected = -5 / spread * distances  # up to a constant per image
+    assert torch.allclose(logits - logits[:, :1], expected - expected[:, :1], atol=1e-3)
 
 
 def test_a_student_from_a_start_knows_its_classes_before_its_first_step(folder):

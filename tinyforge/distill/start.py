@@ -18,9 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tinyforge.distill.prototypes import prototypes
 from tinyforge.errors import DataError, MissingError
 
 WEIGHTS, ABOUT = "student.safetensors", "start.json"
@@ -76,36 +74,28 @@ def classifier_names(student: nn.Module) -> tuple[str, ...]:
 SHARPNESS = 10.0
 
 
-def classifier(student: nn.Module) -> nn.Module | None:
-    """The layer that makes logits of features; None where it is not one module."""
-    return dict(student.named_modules()).get(classifier_names(student)[0].removesuffix("."))
-
-
-def body_features(student: nn.Module, x: Tensor) -> Tensor:
-    """(B, 3, h, w) standardised -> (B, D), what the classifier is given."""
-    seen: list[Tensor] = []
-    hook = classifier(student).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        student(x)
-    finally:
-        hook.remove()
-    return seen[0]
-
-
 @torch.no_grad()
 def imprint(student: nn.Module, x: Tensor, labels: Tensor) -> nn.Module:
-    """``student`` (changed in place) with a classifier that takes the class mean of the smallest angle to the body's
-    features: logits = SHARPNESS * cosine, times the feature's length in units of the supports' mean length.
+    """``student`` (changed in place) with a classifier that takes the nearest class mean of the body's features.
 
-    x: (n, 3, h, w) standardised supports, every class among their labels (n,). A classifier that is not one linear
-    layer is left as it is.
+    x: (n, 3, h, w) standardised supports, every class among their labels (n,). Logits are the differences of squared
+    distances, in units of the supports' mean squared distance to their centre, times SHARPNESS / 2. A classifier that
+    is not one linear layer is left as it is.
     """
-    head = classifier(student)
+    head = dict(student.named_modules()).get(classifier_names(student)[0].removesuffix("."))
     if not isinstance(head, nn.Linear):
         return student
-    feature = body_features(student.eval(), x).float()
-    length = feature.norm(dim=1).mean().clamp(min=1e-12)
-    means = prototypes(F.normalize(feature, dim=1), labels, head.out_features)
-    head.weight.copy_(SHARPNESS / length * F.normalize(means, dim=1))
-    head.bias.zero_()
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        student.eval()(x)
+    finally:
+        hook.remove()
+    feature = seen[0].float()
+    means = torch.stack([feature[labels == label].mean(0) for label in range(head.out_features)])
+    centre = means.mean(0)
+    scale = SHARPNESS / (feature - centre).square().sum(1).mean().clamp(min=1e-12)
+    away = means - centre
+    head.weight.copy_(scale * away)
+    head.bias.copy_(-scale * (away @ centre + away.square().sum(1) / 2))
     return student

@@ -196,25 +196,22 @@ def learn(
     with autocast(settings.dtype, view.device.type):
         logits = run.student(standardise(view, spec).contiguous(memory_format=torch.channels_last))
     loss = distillation_loss(logits.float(), soft, labels, method.hard_label_share, settings.temperature)
-    descend(run.optimizer, loss, rate)
-    update_average(run.average, run.student, average_decay(run.step, settings.ema_decay))
+    _descend(run.optimizer, loss, rate)
+    _update_average(run.average, run.student, average_decay(run.step, settings.ema_decay))
     run.step += 1
     _record(run, float(loss.detach()), logits.detach(), labels, rate, settings.steps_per_epoch)
 
 
-def descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, clip: float | None = None) -> None:
-    """One step at this rate. clip: largest norm of the gradient."""
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
     optimizer.step()
 
 
 @torch.no_grad()
-def update_average(average: dict[str, Tensor], student: nn.Module, decay: float) -> None:
+def _update_average(average: dict[str, Tensor], student: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * student, batch-norm statistics included; counters are copied."""
     for name, value in student.state_dict().items():
         if value.is_floating_point():
