@@ -11,7 +11,7 @@ from tinyforge.distill.losses import UNLABELLED
 from tinyforge.distill.pixels import pack
 from tinyforge.distill.teacher import adapt
 from tinyforge.distill.train import average_decay, learning_rate, predict_logits, seeded_student, train_student
-from tinyforge.errors import DataError
+from tinyforge.errors import DataError, RecipeError
 from tinyforge.recipe import Distill, Teacher
 
 from .conftest import SPEC, toy_images
@@ -107,6 +107,11 @@ def test_bfloat16_trains_as_well():
     images, labels = toy_images(10, 9)
     assert (predict_logits(result.student, images, SPEC).argmax(1) == labels).mean() >= 0.9
     assert all(p.dtype == torch.float32 for p in result.student.parameters())
+
+
+def test_a_training_that_diverges_is_told_as_such():
+    with pytest.raises(RecipeError, match=r"diverged in epoch 1: .* smaller distill\.lr"):
+        run(METHODS[0], SHORT.model_copy(update={"lr": 1e30, "dtype": "float32"}))
 
 
 def test_without_an_average_the_student_is_the_last_step_s():

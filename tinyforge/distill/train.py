@@ -29,7 +29,7 @@ from tinyforge.distill.plain import Look
 from tinyforge.distill.prototypes import Teacher
 from tinyforge.distill.start import Start, begin, imprint
 from tinyforge.distill.students import build_student
-from tinyforge.errors import DataError
+from tinyforge.errors import DataError, RecipeError
 from tinyforge.recipe import Distill
 
 __all__ = [
@@ -185,7 +185,7 @@ def learn(
     run: Run, view: Tensor, soft: Tensor | None, labels: Tensor, spec: InputSpec, method: Method, settings: Distill
 ) -> None:
     """One optimiser step on views [0, 1] (B, 3, h, w) with the teacher's logits (B, N) or None, and one of the weight
-    average.
+    average. Raises RecipeError at the end of an epoch whose loss is not finite.
     """
     rate = learning_rate(run.step, settings.epochs * settings.steps_per_epoch, settings.lr)
     run.student.train()
@@ -226,6 +226,11 @@ def _record(run: Run, loss: float, logits: Tensor, labels: Tensor, rate: float, 
     run.sums = [a + b for a, b in zip(run.sums, (loss, correct, float(known.sum())), strict=True)]
     if run.step % steps_per_epoch == 0:
         loss_sum, correct_sum, known_sum = run.sums
+        if not math.isfinite(loss_sum):
+            raise RecipeError(
+                f"a student's training diverged in epoch {run.step // steps_per_epoch}: its loss is not finite; "
+                "choose a smaller distill.lr or, for a student with starting weights, a smaller distill.start_lr_share"
+            )
         epoch = {"epoch": run.step // steps_per_epoch, "loss": loss_sum / steps_per_epoch, "lr": rate}
         run.history.append({**epoch, "accuracy": correct_sum / max(1.0, known_sum)})
         run.sums = [0.0, 0.0, 0.0]
