@@ -180,7 +180,7 @@ def test_arms_take_turns_and_are_compared(built_bundle, tmp_path):
     assert list(report["variants"]) == ["onnx-fp32@1", "openvino-fp16@1"]
     (ratio,) = report["comparisons"]
     assert (ratio["a"], ratio["b"]) == ("onnx-fp32@1", "openvino-fp16@1")
-    assert ratio["low"] < ratio["ratio"] < ratio["high"]
+    assert ratio["low"] <= ratio["ratio"] <= ratio["high"]  # equal where every round tells the same microseconds
     assert ratio["rounds"] >= MIN_BLOCKS
     assert {len(one["block_p50_us"]) for one in report["variants"].values()} == {ratio["rounds"]}
     assert report["conditions"]["valid"]
