@@ -152,11 +152,9 @@ def _fine_tune(
     for _ in range(settings.fine_tune_steps):
         chosen = _step_images(y, num_classes, generator)
         clean, target = x[chosen], y[chosen]
-        views = torch.cat([clean, diff_augment(clean, generator)])
+        views = torch.cat([clean, diff_augment(clean, generator)]).contiguous(memory_format=torch.channels_last)
         with autocast(settings.dtype, x.device.type):
-            anchor, query = features(module, views.contiguous(memory_format=torch.channels_last), extractor.spec).chunk(
-                2
-            )
+            anchor, query = features(module, views, extractor.spec).chunk(2)
         logits = cosine_logits(query, prototypes(anchor, target, num_classes), settings.scale)
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits, target).backward()
