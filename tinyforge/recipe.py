@@ -150,7 +150,9 @@ class Distill(Section):
 
     student: str = Field("conv4", description="'conv4', 'resnet12' or 'timm:<model>'.")
     input_size: Annotated[int, Field(ge=8, le=1024)] | None = Field(
-        None, description="Pixels; null: the median short side of the supports, within 32 to 64, in steps of 16."
+        None,
+        description="Pixels; null: the median short side of the supports, within 32 to 64, in steps of 16, not less "
+        "than the starting weights were trained at.",
     )
     pretrained: bool = Field(False, description="Start a timm student from its pretrained weights.")
     start: str = Field(
@@ -182,7 +184,9 @@ class Distill(Section):
     augment: Literal["none", "light", "strong"] = "strong"
     flip: bool = Field(False, description="Mirror images left-right; wrong for writing.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of the student's training; auto: bfloat16 where the processor has it."
+        "auto",
+        description="Arithmetic of training the student; auto: bfloat16 where the processor has it. On a CPU, networks "
+        "with depthwise convolutions take float32, in which they are faster.",
     )
     unlabelled: str | None = Field(
         None, description="A folder of further images without labels, labelled by the teacher."

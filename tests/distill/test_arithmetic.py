@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tinyforge.distill.arithmetic import autocast, settled_dtype
+from tinyforge.distill.arithmetic import autocast, gains, settled_dtype
+from tinyforge.distill.students import build_student
 from tinyforge.loading import load_recipe
 from tinyforge.stages.road import settled
 
@@ -29,3 +30,11 @@ def test_what_is_asked_for_is_kept(has_bfloat16, dtype):
 def test_a_build_names_the_arithmetic_of_teacher_and_student(has_bfloat16):
     recipe = settled(load_recipe("raspi", ["teacher.dtype=auto", "distill.dtype=auto", "backbone.device=cpu"]))
     assert {recipe.teacher.dtype, recipe.distill.dtype} == {"bfloat16" if has_bfloat16 else "float32"}
+
+
+@pytest.mark.parametrize(
+    ("student", "device", "expected"),
+    [("conv4", "cpu", True), ("timm:lcnet_050", "cpu", False), ("timm:lcnet_050", "cuda", True)],
+)
+def test_depthwise_convolutions_stay_in_float32_on_a_cpu(student, device, expected):
+    assert gains(build_student(student, 2, input_size=32), device) is expected

@@ -102,3 +102,15 @@ def test_the_recipe_says_where_a_student_starts(photos, tmp_path):
     assert start_of(Distill(start=str(shipped_start("conv4")))).fingerprint == shipped.fingerprint
     with pytest.raises(RecipeError, match="no starting weights there"):
         start_of(Distill(start=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("trained_at", "short_side", "expected"), [(48, 32, 48), (48, 64, 64), (16, 20, 32)])
+def test_a_student_sees_no_fewer_pixels_than_its_starting_weights_did(tmp_path, trained_at, short_side, expected):
+    from tinyforge.images import ImageSet, Item
+    from tinyforge.recipe import Distill
+    from tinyforge.stages.inputs import input_size
+
+    (tmp_path / "start.json").write_text(json.dumps({"input": {"size": [trained_at, trained_at]}}))
+    support = ImageSet(("a",), (Item("a/0", 0, "", np.zeros((short_side, 90, 3), np.uint8)),))
+    assert input_size(Distill(start=str(tmp_path)), support) == expected
+    assert input_size(Distill(start=str(tmp_path), input_size=40), support) == 40, "the recipe decides"

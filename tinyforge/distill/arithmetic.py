@@ -1,6 +1,7 @@
 """The arithmetic of training: bfloat16 where the processor or the GPU is faster in it; weights stay float32."""
 
 import torch
+from torch import nn
 
 
 def settled_dtype(dtype: str, device_type: str) -> str:
@@ -15,3 +16,10 @@ def settled_dtype(dtype: str, device_type: str) -> str:
 def autocast(dtype: str, device_type: str) -> torch.autocast:
     """bfloat16 arithmetic if ``dtype`` says so. Weights stay float32."""
     return torch.autocast(device_type, torch.bfloat16, enabled=settled_dtype(dtype, device_type) == "bfloat16")
+
+
+def gains(student: nn.Module, device_type: str) -> bool:
+    """Whether bfloat16 is faster for this network: on a CPU it is not for grouped convolutions (depthwise ones train
+    1.4 to 3 times as fast in float32).
+    """
+    return device_type != "cpu" or not any(one.groups > 1 for one in student.modules() if isinstance(one, nn.Conv2d))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyforge.device.spec import InputSpec
-from tinyforge.distill.arithmetic import autocast
+from tinyforge.distill.arithmetic import autocast, gains
 from tinyforge.distill.augment import STRENGTHS, augment
 from tinyforge.distill.batches import Method, TrainingSet, batch_indices, generator_for, methods, training_set
 from tinyforge.distill.checkpoint import Run, restore_run, save_run, start_run
@@ -193,7 +193,8 @@ def learn(
         for module in run.student.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
-    with autocast(settings.dtype, view.device.type):
+    dtype = settings.dtype if gains(run.student, view.device.type) else "float32"
+    with autocast(dtype, view.device.type):
         logits = run.student(standardise(view, spec).contiguous(memory_format=torch.channels_last))
     loss = distillation_loss(logits.float(), soft, labels, method.hard_label_share, settings.temperature)
     _descend(run.optimizer, loss, rate)

@@ -20,6 +20,7 @@ from tinyforge.images import (
 )
 from tinyforge.recipe import Data, Distill
 from tinyforge.splits import holdout_split, k_shot_split
+from tinyforge.stages.starts import start_size
 
 SAMPLE_TASK = "digits"
 SAMPLE_SHOTS = 5
@@ -165,12 +166,12 @@ def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray
 
 def input_size(settings: Distill, support: ImageSet) -> int:
     """The student's input in pixels: the recipe's, else the median short side of the supports within [32, 64], in
-    steps of 16.
+    steps of 16, but not less than its starting weights were trained at.
     """
     if settings.input_size is not None:
         return settings.input_size
     short = float(np.median([min(rgb.shape[:2]) for rgb in support.rgb]))
-    return int(np.clip(16 * round(short / 16), 32, 64))
+    return max(int(np.clip(16 * round(short / 16), 32, 64)), start_size(settings))
 
 
 def _few(images: ImageSet, indices: set[int], most: int = 5) -> str:

@@ -43,6 +43,12 @@ def start_folder(wanted: Distill) -> Path | None:
     return Path(wanted.start)
 
 
+def start_size(wanted: Distill) -> int:
+    """Pixels that the recipe's starting weights were trained at; 0 where there are none."""
+    folder = start_folder(wanted)
+    return 0 if folder is None else json.loads((folder / ABOUT).read_text(encoding="utf-8"))["input"]["size"][0]
+
+
 def start_fingerprint(wanted: Distill) -> str | None:
     """sha256 of the recipe's starting weights, None where there are none."""
     folder = start_folder(wanted)

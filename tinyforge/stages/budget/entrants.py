@@ -53,9 +53,11 @@ def nets_of(recipe: Recipe, inputs: Inputs) -> list[Net]:
     """Every student at every size. Raises RecipeError, MissingError for one that cannot be built, before any work."""
     from tinyforge.distill.students import build_student
 
-    wanted = recipe.budget
-    sizes = wanted.input_sizes or [input_size(recipe.distill, inputs.support)]
-    nets = [Net(student, size) for student in dict.fromkeys(wanted.students) for size in dict.fromkeys(sizes)]
+    wanted, nets = recipe.budget, []
+    for student in dict.fromkeys(wanted.students):
+        own = recipe.distill.model_copy(update={"student": student})
+        sizes = wanted.input_sizes or [input_size(own, inputs.support)]
+        nets += [Net(student, size) for size in dict.fromkeys(sizes)]
     for net in nets:
         build_student(net.student, len(inputs.support.classes), input_size=net.input_size)
     return nets
