@@ -1,10 +1,12 @@
 """Measures trained photo models and writes what their card needs: measures.json and samples.png.
 
     python benchmarks/photos_card.py --models photos --pool photos/work/pool --out card
+    python benchmarks/photos_card.py --models photos --pool photos/work/pool --out card --starts
 
 On CIFAR-FS validation classes, which no part was trained on: the teacher's few-shot accuracy and the autoencoder's
 PSNR. On trained classes: Fréchet distance between samples and real images in the teacher's features, beside the
 distance between two sets of real images of the same size; and a grid with a row of samples per class.
+With --starts only the features of the students' starting weights, as the teacher's: starts.json.
 """
 
 import argparse
@@ -16,8 +18,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from tinyforge.device.spec import InputSpec
 from tinyforge.diffusion.backbone import Backbone, load_backbone
 from tinyforge.diffusion.ddim import ddim_denoise
+from tinyforge.distill.pixels import fit_to, standardise
+from tinyforge.distill.start import begin, classifier_names, load_start
+from tinyforge.distill.students import build_student
 from tinyforge.embedded.network import load_teacher_network
 from tinyforge.embedded.pretrain import autoencoder, held_out_measures, normalise, photos
 from tinyforge.embedded.pretrain.source import Source
@@ -44,6 +50,24 @@ def real(source: Source, labels: list[int], seed: int) -> torch.Tensor:
     return source.draw(torch.tensor(labels), torch.Generator().manual_seed(seed), "held_out")
 
 
+class Body(torch.nn.Module):
+    """What a student with starting weights sees before its classifier: [-1, 1] (B, 3, H, W) -> (B, D)."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        about = json.loads((folder / "start.json").read_text())
+        self.spec = InputSpec.from_json(about["input"])
+        student = build_student(about["student"], len(about["classes"]), input_size=self.spec.size[0])
+        self.student = begin(student, load_start(folder, about["student"])).eval()
+        head = self.student.get_submodule(classifier_names(student)[0].removesuffix("."))
+        head.register_forward_pre_hook(lambda module, inputs: self.seen.append(inputs[0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen: list[torch.Tensor] = []
+        self.student(standardise(fit_to(x / 2 + 0.5, self.spec.size), self.spec))
+        return self.seen.pop()
+
+
 def distances(backbone: Backbone, network: torch.nn.Module, source: Source, options: Any) -> dict[str, Any]:
     """Fréchet distances of as many samples as real images, class by class alike."""
     trained = torch.nonzero(source.weights).flatten().tolist()
@@ -66,6 +90,11 @@ def grid(backbone: Backbone, options: Any, columns: int = 8) -> Image.Image:
     return Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
+def report(measures: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(measures, indent=1) + "\n")
+    print(json.dumps(measures, indent=1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="Folder with backbone/ and teacher/.")
@@ -74,12 +103,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--starts", action="store_true", help="Only the students' starting weights.")
     options = parser.parse_args()
-    source, backbone = photos.load_photos(options.pool, []), load_backbone(options.models / "backbone")
+    options.out.mkdir(parents=True, exist_ok=True)
+    source = photos.load_photos(options.pool, [])
+    if options.starts:
+        folders = sorted(one.parent for one in options.models.glob("students/*/start.json"))
+        found = {one.name: held_out_measures(Body(one), source, 5, episodes=600) for one in folders}
+        return report(found, options.out / "starts.json")
+    backbone = load_backbone(options.models / "backbone")
     network, _ = load_teacher_network(options.models / "teacher")
     held_out = real(source, [c for c in source.held_out for _ in range(50)], 3)
     mean, deviation = autoencoder.psnr(backbone.vae, held_out)
-    options.out.mkdir(parents=True, exist_ok=True)
     grid(backbone, options).save(options.out / "samples.png")
     measures = {
         "psnr_db": mean, "psnr_deviation_db": deviation, "psnr_images": len(held_out),
@@ -91,8 +126,7 @@ def main() -> None:
                                  "teacher": network}.items()
         },
     }  # fmt: skip
-    (options.out / "measures.json").write_text(json.dumps(measures, indent=1) + "\n")
-    print(json.dumps(measures, indent=1))
+    report(measures, options.out / "measures.json")
 
 
 if __name__ == "__main__":

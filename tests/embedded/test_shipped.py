@@ -166,3 +166,17 @@ def test_a_name_brings_its_own_character():
     right, middle = (slice(None), slice(12, 20), slice(20, 30)), (slice(None), slice(12, 20), slice(10, 22))
     assert c[right].mean() < c.mean(), "a C is open to the right"
     assert k[middle].mean() > c[middle].mean(), "a K crosses the middle, a C does not"
+
+
+@pytest.mark.parametrize(("student", "size"), [("conv4", 32), ("timm:lcnet_050", 64)])
+def test_the_starting_weights_of_both_students_fit_and_suit_their_size(student, size):
+    from tinyforge.distill.start import begin
+    from tinyforge.distill.students import build_student
+    from tinyforge.recipe import Distill
+    from tinyforge.stages.starts import start_of, start_size
+
+    wanted = Distill(student=student, start="photos")
+    assert start_size(wanted) == size
+    network = begin(build_student(student, 5, input_size=size), start_of(wanted)).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, size, size)).shape == (2, 5)
