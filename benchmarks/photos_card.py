@@ -22,7 +22,7 @@ from tinyforge.device.spec import InputSpec
 from tinyforge.diffusion.backbone import Backbone, load_backbone
 from tinyforge.diffusion.ddim import ddim_denoise
 from tinyforge.distill.pixels import fit_to, standardise
-from tinyforge.distill.start import begin, classifier_names, load_start
+from tinyforge.distill.start import begin, body_features, classifier_of, load_start
 from tinyforge.distill.students import build_student
 from tinyforge.embedded.network import load_teacher_network
 from tinyforge.embedded.pretrain import autoencoder, held_out_measures, normalise, photos
@@ -59,13 +59,10 @@ class Body(torch.nn.Module):
         self.spec = InputSpec.from_json(about["input"])
         student = build_student(about["student"], len(about["classes"]), input_size=self.spec.size[0])
         self.student = begin(student, load_start(folder, about["student"])).eval()
-        head = self.student.get_submodule(classifier_names(student)[0].removesuffix("."))
-        head.register_forward_pre_hook(lambda module, inputs: self.seen.append(inputs[0]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.seen: list[torch.Tensor] = []
-        self.student(standardise(fit_to(x / 2 + 0.5, self.spec.size), self.spec))
-        return self.seen.pop()
+        pixels = standardise(fit_to(x / 2 + 0.5, self.spec.size), self.spec)
+        return body_features(self.student, classifier_of(self.student), pixels)
 
 
 def distances(backbone: Backbone, network: torch.nn.Module, source: Source, options: Any) -> dict[str, Any]:

@@ -71,6 +71,22 @@ def classifier_names(student: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
+def classifier_of(student: nn.Module) -> nn.Module | None:
+    """The student's classifier, None where it has none by that name."""
+    return dict(student.named_modules()).get(classifier_names(student)[0].removesuffix("."))
+
+
+def body_features(student: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+    """Standardised (B, 3, h, w) -> what the student gives its classifier ``head`` (B, D), float32."""
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        student(x)
+    finally:
+        hook.remove()
+    return seen[0].float()
+
+
 SHARPNESS = 10.0
 
 
@@ -82,16 +98,10 @@ def imprint(student: nn.Module, x: Tensor, labels: Tensor) -> nn.Module:
     distances, in units of the supports' mean squared distance to their centre, times SHARPNESS / 2. A classifier that
     is not one linear layer is left as it is.
     """
-    head = dict(student.named_modules()).get(classifier_names(student)[0].removesuffix("."))
+    head = classifier_of(student)
     if not isinstance(head, nn.Linear):
         return student
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        student.eval()(x)
-    finally:
-        hook.remove()
-    feature = seen[0].float()
+    feature = body_features(student.eval(), head, x)
     means = torch.stack([feature[labels == label].mean(0) for label in range(head.out_features)])
     centre = means.mean(0)
     scale = SHARPNESS / (feature - centre).square().sum(1).mean().clamp(min=1e-12)
