@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from tinyforge.distill import train
+from tinyforge.device.spec import InputSpec
+from tinyforge.distill import prototypes, train
 from tinyforge.distill.batches import Method, batch_indices, deal, generator_for, methods, training_set
 from tinyforge.distill.checkpoint import CHECKPOINT
 from tinyforge.distill.losses import UNLABELLED
 from tinyforge.distill.pixels import pack
+from tinyforge.distill.start import Start
 from tinyforge.distill.teacher import adapt
 from tinyforge.distill.train import average_decay, learning_rate, predict_logits, seeded_student, train_student
 from tinyforge.errors import DataError, RecipeError
@@ -206,3 +208,18 @@ def test_a_training_set_must_add_up():
     assert data.num_supports == 6
     assert data.labels[-3:].tolist() == [UNLABELLED] * 3
     assert len(data.labelled().labels) == 18
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_the_teacher_sees_larger_views_whole_and_the_student_sees_them_shrunk(teacher, start, monkeypatch):
+    supports, labels = toy_images(2, 0)
+    large = training_set(pack(supports, InputSpec(size=(24, 24))), labels)
+    labelled, seen = [], []
+    whole = prototypes.Teacher.logits
+    monkeypatch.setattr(prototypes.Teacher, "logits", lambda self, x: labelled.append(tuple(x.shape)) or whole(self, x))
+    student = seeded_student(SHORT, 3, 16, 0)
+    begun = Start("conv4", seeded_student(SHORT, 3, 16, 1).state_dict(), "") if start else None
+    student.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[1:])))
+    train_student(student, SPEC, large, METHODS[1], SHORT, seed=0, teacher=teacher, start=begun)
+    assert set(labelled) == {(12, 3, 24, 24)}
+    assert set(seen) == {(3, 16, 16)}

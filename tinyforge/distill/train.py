@@ -24,7 +24,7 @@ from tinyforge.distill.augment import STRENGTHS, augment
 from tinyforge.distill.batches import Method, TrainingSet, batch_indices, generator_for, methods, training_set
 from tinyforge.distill.checkpoint import Run, restore_run, save_run, start_run
 from tinyforge.distill.losses import UNLABELLED, distillation_loss
-from tinyforge.distill.pixels import pack, parts, standardise, to_unit
+from tinyforge.distill.pixels import fit_to, pack, parts, standardise, to_unit
 from tinyforge.distill.plain import Look
 from tinyforge.distill.prototypes import Teacher
 from tinyforge.distill.start import Start, begin, imprint
@@ -100,7 +100,8 @@ def train_student(
     progress: Callable[[int, int], None] | None = None,
 ) -> StudentResult:
     """Train ``student`` (changed in place) by ``method``, from ``start`` if one is given; continue from ``checkpoint``
-    (a folder) if it holds this very run. look: what makes a batch's views; None: all at once, on the device.
+    (a folder) if it holds this very run. data: images of the student's size or larger, of which the teacher then sees
+    more than the student. look: what makes a batch's views; None: all at once, on the device.
 
     progress(step, num_steps) is called after every step; an exception it raises stops the run, which can be continued.
     Raises DataError when the method needs a teacher and there is none.
@@ -136,10 +137,15 @@ def set_out(
     """
     if start is not None:
         own = slice(supports.num_supports)
-        imprint(begin(student, start), standardise(to_unit(supports.pixels[own]), spec), supports.labels[own])
+        imprint(begin(student, start), as_seen(to_unit(supports.pixels[own]), spec), supports.labels[own])
         settings = settings.model_copy(update={"lr": settings.lr * settings.start_lr_share})
     student.to(device=device, memory_format=torch.channels_last)
     return start_run(student, settings, settled=start is not None), settings
+
+
+def as_seen(view: Tensor, spec: InputSpec) -> Tensor:
+    """Views [0, 1] (B, 3, H, W) of any size -> what the student of ``spec`` is given of them, (B, 3, h, w)."""
+    return standardise(fit_to(view, spec.size), spec)
 
 
 def _wanted_teacher(method: Method, teacher: Teacher | None, device: str) -> Teacher | None:
@@ -184,8 +190,8 @@ def _one_step(
 def learn(
     run: Run, view: Tensor, soft: Tensor | None, labels: Tensor, spec: InputSpec, method: Method, settings: Distill
 ) -> None:
-    """One optimiser step on views [0, 1] (B, 3, h, w) with the teacher's logits (B, N) or None, and one of the weight
-    average. Raises RecipeError at the end of an epoch whose loss is not finite.
+    """One optimiser step on views [0, 1] (B, 3, H, W) of any size with the teacher's logits (B, N) or None, and one of
+    the weight average. Raises RecipeError at the end of an epoch whose loss is not finite.
     """
     rate = learning_rate(run.step, settings.epochs * settings.steps_per_epoch, settings.lr)
     run.student.train()
@@ -195,7 +201,7 @@ def learn(
                 module.eval()
     dtype = settings.dtype if gains(run.student, view.device.type) else "float32"
     with autocast(dtype, view.device.type):
-        logits = run.student(standardise(view, spec).contiguous(memory_format=torch.channels_last))
+        logits = run.student(as_seen(view, spec).contiguous(memory_format=torch.channels_last))
     loss = distillation_loss(logits.float(), soft, labels, method.hard_label_share, settings.temperature)
     _descend(run.optimizer, loss, rate)
     _update_average(run.average, run.student, average_decay(run.step, settings.ema_decay))

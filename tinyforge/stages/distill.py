@@ -11,7 +11,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tinyforge.device.spec import InputSpec
 from tinyforge.duplicates import near_duplicates
 from tinyforge.images import ImageSet, Item, content_hash
 from tinyforge.stages.crew import Crew, crew
-from tinyforge.stages.inputs import input_size
+from tinyforge.stages.inputs import input_size, view_size
 from tinyforge.stages.road import Artifact, Road
 from tinyforge.stages.starts import start_fingerprint, start_of
 from tinyforge.stages.trial import Way, forced, hold
@@ -65,6 +65,16 @@ class Classroom:
         return default_spec(
             self.road.recipe.distill.student, input_size(self.road.recipe.distill, self.road.inputs.support)
         )
+
+    @cached_property
+    def taught_spec(self) -> InputSpec:
+        """``spec`` at the size of the views that the teacher labels; the student sees them shrunk."""
+        if self.teacher is None:
+            return self.spec
+        support = self.road.inputs.support
+        count = len(support) + len(self.kept) + len(self.road.inputs.unlabelled)
+        size = view_size(max(self.spec.size), max(self.teacher.extractor.spec.size), support, count)
+        return self.spec if size == max(self.spec.size) else replace(self.spec, size=(size, size))
 
     @cached_property
     def start(self) -> Any:
@@ -132,7 +142,7 @@ class Classroom:
         """Indices of the synthetic images that are kept, of one alpha or all."""
         return self.kept if alpha is None else self.kept[self.alphas[self.kept] == alpha]
 
-    def look(self, alpha: float | None) -> Any:
+    def look(self, spec: InputSpec, alpha: float | None) -> Any:
         """What makes the views of ``training_set``'s images where ``speed.training`` is 'plain'; else None."""
         from tinyforge.distill.augment import STRENGTHS
         from tinyforge.distill.plain import one_by_one
@@ -150,12 +160,21 @@ class Classroom:
                 return decode(road.done["synthesize"].path / self._records[kept[made]]["file"])
             return further[made - len(kept)]
 
-        return one_by_one(image, self.spec, STRENGTHS[road.recipe.distill.augment], road.recipe.distill.flip)
+        return one_by_one(image, spec, STRENGTHS[road.recipe.distill.augment], road.recipe.distill.flip)
 
     @cached_property
     def data(self) -> Any:
         """All that a student of this build may learn from, at its own input size."""
         return self.training_set(self.spec)
+
+    @cached_property
+    def taught_data(self) -> Any:
+        """The same at the size that the teacher labels it at."""
+        return self.data if self.taught_spec == self.spec else self.training_set(self.taught_spec)
+
+    def data_of(self, method: Any) -> Any:
+        """What the students of a method (distill.batches.Method) learn from."""
+        return self.taught_data if method.needs_teacher else self.data
 
     def train(
         self, way: Way, checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None
@@ -167,14 +186,15 @@ class Classroom:
         if way.support_share is not None:
             wanted = wanted.model_copy(update={"support_share": way.support_share})
         chosen = {one.name: one for one in methods(wanted)}[way.method]
-        data = self.data if way.alpha is None else self.training_set(self.spec, way.alpha)
+        views = self.taught_spec if chosen.needs_teacher else self.spec
+        data = self.data_of(chosen) if way.alpha is None else self.training_set(views, way.alpha)
         student = seeded_student(
             wanted, len(road.inputs.support.classes), self.spec.size[0], seed, offline=road.job.offline
         )
         return train_student(
             student, self.spec, data, chosen, wanted, seed=seed,
             teacher=self.teacher, start=self.start, checkpoint=checkpoint, device=road.device,
-            look=self.look(way.alpha), progress=progress,
+            look=self.look(views, way.alpha), progress=progress,
         )  # fmt: skip
 
     def dropped(self) -> dict[str, Any] | None:
@@ -227,7 +247,7 @@ def students(room: Classroom, partial: Partial, hands: Crew) -> dict[Way, Any]:
     """Those that every build makes, whatever its trial says, each with its history in the future. They come first:
     the short pieces of the trial then fill the gaps between these long ones.
     """
-    room.data  # noqa: B018  (once, before several students want it)
+    room.data, room.taught_data  # noqa: B018  (once, before several students want them)
     ways = dict.fromkeys((*rows(room.road, room), *map(Way, BASELINES)))
     return {way: hands.ask(make_student, room, partial, way, hands) for way in ways}
 

@@ -24,6 +24,7 @@ from tinyforge.stages.starts import start_size
 
 SAMPLE_TASK = "digits"
 SAMPLE_SHOTS = 5
+VIEW_BYTES = 1 << 30  # of training images kept larger than the student sees them
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,20 @@ def input_size(settings: Distill, support: ImageSet) -> int:
     """
     if settings.input_size is not None:
         return settings.input_size
-    short = float(np.median([min(rgb.shape[:2]) for rgb in support.rgb]))
-    return max(int(np.clip(16 * round(short / 16), 32, 64)), start_size(settings))
+    return max(int(np.clip(16 * round(_short_side(support) / 16), 32, 64)), start_size(settings))
+
+
+def view_size(student: int, teacher: int, support: ImageSet, count: int) -> int:
+    """Pixels at which a teacher of ``teacher`` pixels labels the views that a student of ``student`` pixels then sees
+    shrunk: as many as the supports have (median short side, whole steps of 16) and as ``count`` images may fill
+    ``VIEW_BYTES`` with; never fewer than the student's.
+    """
+    room = int((VIEW_BYTES / (3 * max(1, count))) ** 0.5)
+    return max(student, min(teacher, 16 * int(_short_side(support) // 16), room))
+
+
+def _short_side(support: ImageSet) -> float:
+    return float(np.median([min(rgb.shape[:2]) for rgb in support.rgb]))
 
 
 def _few(images: ImageSet, indices: set[int], most: int = 5) -> str:

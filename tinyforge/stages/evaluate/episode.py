@@ -172,7 +172,7 @@ def train(task: Task, method: Method, room: Classroom) -> Any:
     student = seeded_student(wanted, num_classes, room.spec.size[0], seed, offline=room.road.job.offline)
     progress = room.road.progress(f"episode {task.episode.index}, {method.name}")
     return train_student(
-        student, room.spec, room.data, way, wanted, seed=seed, teacher=room.teacher, device=task.lab.device,
+        student, room.spec, room.data_of(way), way, wanted, seed=seed, teacher=room.teacher, device=task.lab.device,
         start=task.lab.start if method.pretrained else None, progress=progress,
     )  # fmt: skip
 
