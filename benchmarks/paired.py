@@ -2,9 +2,11 @@
 
     python benchmarks/paired.py benchmarks/results/cifar-fs-5shot tint-teacher+base+pretrained support-hard+pretrained
     python benchmarks/paired.py forge-cifar10/raspi-raspi4 tint-teacher support-hard
+    python benchmarks/paired.py RESULTS/cifar-fs-5shot-lcnet support-hard support-hard RESULTS/cifar-fs-5shot
     python benchmarks/paired.py benchmarks/results/cifar-fs-5shot --table support-hard support-hard+pretrained
 
 Of a results folder of `tinyforge evaluate` a t-interval over episodes; of a bundle an interval over its test images.
+A second folder is where the second method's answers are: of the same episodes, another student.
 With --table every method of an evaluation: its accuracy, and its difference to each of the methods named.
 """
 
@@ -28,10 +30,10 @@ def episode_scores(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def over_episodes(scores: dict[str, dict[int, float]], a: str, b: str) -> tuple[int, float, float, float]:
+def over_episodes(first: dict[int, float], second: dict[int, float]) -> tuple[int, float, float, float]:
     """(episodes, difference, low, high), over the episodes that both have."""
-    both = sorted(set(scores[a]) & set(scores[b]))
-    return len(both), *mean_interval(np.array([scores[a][index] - scores[b][index] for index in both]))
+    both = sorted(set(first) & set(second))
+    return len(both), *mean_interval(np.array([first[index] - second[index] for index in both]))
 
 
 def over_images(bundle: Path, a: str, b: str) -> tuple[int, float, float, float]:
@@ -51,7 +53,7 @@ def table(folder: Path, references: list[str]) -> str:
     ]
     for name, own in scores.items():
         mean, low, high = (100 * value for value in mean_interval(np.array(list(own.values()))))
-        differences = ["" if name == other else points(over_episodes(scores, name, other)) for other in references]
+        differences = ["" if name == other else points(over_episodes(own, scores[other])) for other in references]
         rows.append([f"`{name}`", str(len(own)), f"{mean:.1f} [{low:.1f}, {high:.1f}]", *differences])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -69,8 +71,11 @@ def main() -> None:
     if names[0] == "--table":
         print(table(folder, names[1:]))
         return
-    episodes = (folder / "episodes").is_dir()
-    found = over_episodes(episode_scores(folder), *names) if episodes else over_images(folder, *names)
+    if (folder / "episodes").is_dir():
+        other = Path(names[2]) if len(names) > 2 else folder
+        found = over_episodes(episode_scores(folder)[names[0]], episode_scores(other)[names[1]])
+    else:
+        found = over_images(folder, *names[:2])
     print(f"{names[0]} - {names[1]}: {points(found)}, n = {found[0]}")
 
 

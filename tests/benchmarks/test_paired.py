@@ -8,7 +8,7 @@ import pytest
 def test_episodes_are_compared_each_with_itself(script, tmp_path):
     write_episodes(tmp_path, [([0, 0, 1, 1], [0, 1, 1, 1]), ([0, 0, 1, 0], [1, 1, 0, 1])])
     paired = script("paired")
-    count, difference, low, high = paired.over_episodes(paired.episode_scores(tmp_path), "a", "b")
+    count, difference, low, high = paired.over_episodes(*(paired.episode_scores(tmp_path)[name] for name in "ab"))
     assert (count, difference) == (2, pytest.approx((0.25 + 0.5) / 2))
     assert low < difference < high
 
@@ -16,7 +16,7 @@ def test_episodes_are_compared_each_with_itself(script, tmp_path):
 def test_a_method_of_fewer_episodes_is_compared_on_its_own(script, tmp_path):
     write_episodes(tmp_path, [([0, 0, 1, 1], [0, 1, 1, 1]), ([0, 0, 1, 0], [0, 1, 0, 1]), ([1, 1, 0, 0], None)])
     paired = script("paired")
-    count, difference, *_ = paired.over_episodes(paired.episode_scores(tmp_path), "a", "b")
+    count, difference, *_ = paired.over_episodes(*(paired.episode_scores(tmp_path)[name] for name in "ab"))
     assert (count, difference) == (2, pytest.approx(0.25))
     rows = paired.table(tmp_path, ["a"]).splitlines()
     assert rows[0] == "| method | episodes | accuracy | minus `a` |"

@@ -1,7 +1,6 @@
 """`pretrain photos --student`: starting weights from the pool's training classes."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,41 +114,3 @@ def test_a_student_sees_no_fewer_pixels_than_its_starting_weights_did(tmp_path, 
     support = ImageSet(("a",), (Item("a/0", 0, "", np.zeros((short_side, 90, 3), np.uint8)),))
     assert input_size(Distill(start=str(tmp_path)), support) == expected
     assert input_size(Distill(start=str(tmp_path), input_size=40), support) == 40, "the recipe decides"
-
-
-@pytest.mark.parametrize(
-    ("student", "teacher", "short_side", "count", "expected"),
-    [
-        (32, 64, 84, 500, 64),  # the teacher's
-        (32, 224, 84, 500, 80),  # as much as the photos have
-        (32, 64, 32, 500, 32),  # photos of the student's size
-        (64, 48, 500, 500, 64),  # a teacher that sees less than the student
-        (32, 224, 500, 10_000, 189),  # as much as may be kept in memory
-        (32, 224, 500, 10_000_000, 32),
-    ],
-)
-def test_a_teacher_labels_as_many_pixels_as_there_are(student, teacher, short_side, count, expected):
-    from tinyforge.images import ImageSet, Item
-    from tinyforge.stages.inputs import view_size
-
-    support = ImageSet(("a",), (Item("a/0", 0, "", np.zeros((short_side, 900, 3), np.uint8)),))
-    assert view_size(student, teacher, support, count) == expected
-
-
-@pytest.mark.parametrize(("teacher_size", "taught"), [(32, 32), (224, 48), (16, 16), (None, 16)])
-def test_students_that_a_teacher_labels_learn_from_images_of_its_size(teacher_size, taught):
-    from tinyforge.device.spec import InputSpec
-    from tinyforge.distill.batches import methods
-    from tinyforge.images import ImageSet, Item
-    from tinyforge.recipe import Distill
-    from tinyforge.stages.distill import Classroom
-
-    wanted = Distill(input_size=16)
-    support = ImageSet(("a",), (Item("a/0", 0, "", np.zeros((50, 60, 3), np.uint8)),))
-    inputs = SimpleNamespace(support=support, unlabelled={})
-    road = SimpleNamespace(recipe=SimpleNamespace(distill=wanted), inputs=inputs)
-    extractor = SimpleNamespace(spec=InputSpec((teacher_size or 16,) * 2))
-    teacher = None if teacher_size is None else SimpleNamespace(extractor=extractor)
-    room = Classroom(road, teacher, [], np.zeros(0, int))
-    sizes = {method.name: room.data_of(method).pixels.shape[-1] for method in methods(wanted)}
-    assert sizes == {"support-hard": 16, "tint-class": 16, "support-kd": taught, "tint-teacher": taught}
