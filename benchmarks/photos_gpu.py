@@ -96,7 +96,7 @@ def start(parts: Path, out: Path, minutes: float, device: str, students: list[st
 
 
 def train(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> None:
-    """Unpack what is not unpacked yet; then teacher, autoencoder and students side by side, then the UNet.
+    """Unpack what is not unpacked yet; then students beside teacher, autoencoder and UNet.
 
     A GPU waits for the launches of one process: several of them are nearly as fast as one.
     """
@@ -126,13 +126,8 @@ def train(parts: Path, out: Path, minutes: float, device: str, students: list[st
         if not (place / "work" / "pool").exists():
             (place / "work" / "pool").symlink_to(pool.resolve())
         apprentices.append(pretrain(place, "--student", name, "--size", "64"))
-    first = MARGIN * left() / 2
-    together = [pretrain(out, "--part", part, "--minutes", f"{first:.3f}") for part in ("teacher", "autoencoder")]
-    ends = [process.wait() for process in together]
-    if any(ends):
-        sys.exit("the teacher or the autoencoder was not trained")
-    if pretrain(out, "--part", "unet", "--minutes", f"{max(0.1, MARGIN * left() - 0.4):.3f}").wait():
-        sys.exit("the UNet was not trained")
+    if pretrain(out, "--minutes", f"{max(0.1, MARGIN * left() - 0.4):.3f}").wait():
+        sys.exit("teacher, autoencoder or UNet were not trained")
     try:
         ends = [process.wait(timeout=max(0, 60 * left())) for process in apprentices]
     except subprocess.TimeoutExpired:

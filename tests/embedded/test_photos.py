@@ -12,6 +12,11 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
+from click.testing import CliRunner  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+from tinyforge.cli import program  # noqa: E402
+from tinyforge.embedded.network import build  # noqa: E402
 from tinyforge.embedded.pretrain import DESIGNS, autoencoder, photos, train_domain  # noqa: E402
 
 SPLITS = Path(photos.__file__).parents[2] / "fewshot" / "splits"
@@ -114,6 +119,43 @@ def test_parts_trained_one_by_one_are_those_of_one_run(roots, tmp_path):
         assert (single / "backbone").is_dir() == (parts == ("unet",))
     for file in ("teacher/model.safetensors", "backbone/unet/diffusion_pytorch_model.safetensors"):
         assert (single / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_the_teachers_eyes_tell_a_blur_from_a_brightening():
+    torch.manual_seed(0)
+    seer = build("embedded:GlyphNet", SMALL.network).eval()
+    x = torch.rand(4, 3, 64, 64) * 2 - 1
+    blurred, brighter = torch.nn.functional.avg_pool2d(x, 5, 1, 2), (x + 0.1).requires_grad_()
+    assert autoencoder.perceptual(seer, x, x) == 0
+    assert autoencoder.perceptual(seer, blurred, x) > 2 * autoencoder.perceptual(seer, brighter, x)
+    autoencoder.perceptual(seer, brighter, x).backward()
+    assert brighter.grad.abs().sum() > 0
+
+
+def test_training_goes_on_from_earlier_weights(roots, tmp_path):
+    first = trained(roots, tmp_path / "first")
+    part = "backbone/{}/diffusion_pytorch_model.safetensors"
+
+    def far(folder, name):
+        old, new = (load_file(place / part.format(name)) for place in (first, folder))
+        return max(float((old[k].float() - new[k].float()).abs().max()) for k in old)
+
+    later = trained(roots, tmp_path / "later", parts=("autoencoder", "unet"), initial=first)
+    other = trained(roots, tmp_path / "other", parts=("autoencoder", "unet"), seed=1)
+    assert (later / "teacher/model.safetensors").read_bytes() == (first / "teacher/model.safetensors").read_bytes()
+    for name in ("vae", "unet"):
+        assert 0 < far(later, name) < 0.02 < 0.1 < far(other, name)
+
+
+def test_weights_to_go_on_from_must_be_there_and_fit(roots, tmp_path):
+    def refused(folder):
+        arguments = ["--data", roots[0], "--out", tmp_path / "out", "--minutes", 0.01, "--part", "autoencoder"]
+        result = CliRunner().invoke(program, ["pretrain", "photos", "--from", str(folder), *map(str, arguments)])
+        assert result.exit_code == 2
+        return result.output
+
+    assert "no teacher/model.safetensors" in refused(tmp_path)
+    assert "not of the size to be trained here" in refused(trained(roots, tmp_path / "small"))
 
 
 def test_latents_are_encoded_once_for_each_autoencoder(roots, tmp_path):

@@ -31,7 +31,13 @@ from .running import PATH, Answer, options, program
         "parts",
         multiple=True,
         type=click.Choice(["teacher", "autoencoder", "unet"]),
-        help="Train only this one, repeatable; the first two may be trained side by side.",
+        help="Train only this one, repeatable, and what it lacks.",
+    ),
+    click.option(
+        "--from",
+        "initial",
+        type=PATH,
+        help="Go on from the weights in this folder, made by this command.",
     ),
     click.option("--student", metavar="NAME", help="photos: train only this student's starting weights."),
     click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Of --student."),
@@ -53,8 +59,8 @@ def pretrain(
 ) -> Answer:
     """Train an embedded backbone and teacher from fonts or photos."""
     if student is not None:
-        if parts:
-            raise UsageError("--part is of the backbone and the teacher: leave it out with --student")
+        if parts or how.pop("initial"):
+            raise UsageError("--part and --from are of the backbone and the teacher: leave them out with --student")
         return _pretrain_student(domain, student, list(data), out, epochs=epochs, size=size, **how)
     from tinyforge.embedded import pretrain as module
 

@@ -58,9 +58,16 @@ class GlyphNet(nn.Module):
         self.head = nn.Linear(before * 4, embedding_dim)
         self.embedding_dim = embedding_dim
 
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """What comes out of every residual block, (B, C, h, w) each."""
+        found, x = [], self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+            found.append(x)
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.stem(x))
-        return self.head(F.adaptive_avg_pool2d(x, 2).flatten(1))
+        return self.head(F.adaptive_avg_pool2d(self.maps(x)[-1], 2).flatten(1))
 
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"GlyphNet": GlyphNet}

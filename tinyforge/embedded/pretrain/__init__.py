@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from tinyforge.embedded.network import build, load_teacher_network
+from tinyforge.embedded.network import GlyphNet, build, load_teacher_network
 from tinyforge.folders import check_out
 
 from . import autoencoder, captions, export, loop, teacher, unet
 from .design import DESIGNS, Design, design_for
+from .initial import load_initial, require_initial, take_teacher
 from .origin import check_device, require_origin
 from .photos import load_photos
 from .source import Source, glyph_origin, load_glyphs
@@ -25,7 +26,7 @@ from .source import Source, glyph_origin, load_glyphs
 __all__ = ["DESIGNS", "PARTS", "Design", "design_for", "pretrain", "train_domain"]
 
 PARTS = ("teacher", "autoencoder", "unet")
-"""In their order. The first two need nothing of each other; the last needs both."""
+"""In their order: photos' autoencoder is judged by the teacher's eyes too, and the UNet needs both."""
 
 
 def pretrain(
@@ -39,15 +40,19 @@ def pretrain(
     seed: int = 0,
     resume: bool = True,
     device: str = "cpu",
+    initial: Path | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Path:
     """Train a domain's parts and write out/backbone and out/teacher; returns out.
 
     data: of glyphs, Omniglot strokes_*.zip files or folders of them (may be empty); of photos, folders of class
     folders. fonts: folders searched for fonts. minutes: for each part; turned into a number of steps by timing a few,
-    and kept in out/work/<part>.steps. parts: which to train now, of PARTS; with "unet" also what it still lacks.
-    Raises ValueError for an unknown domain or device, glyphs without fonts, photos
-    without data, and a pool in out/work that was made of other files; UsageError for an ``out`` that is no folder.
+    and kept in out/work/<part>.steps. parts: which to train now, of PARTS; also what they still lack. initial: a
+    folder of earlier results: parts go on from its weights, at half the rate, and its teacher is taken where none is
+    to be trained.
+    Raises ValueError for an unknown domain or device, glyphs without fonts, photos without data, a pool in out/work
+    that was made of other files, and initial weights that are missing or of another size; UsageError for an ``out``
+    that is no folder.
     """
     if domain not in DESIGNS:
         raise ValueError(f"unknown domain {domain!r}: {' or '.join(DESIGNS)}")
@@ -58,6 +63,8 @@ def pretrain(
         logging.getLogger(__name__).setLevel(logging.INFO)
     check_out(out)
     check_device(device)
+    if initial is not None:
+        require_initial(initial)
     pool, roots = out / "work" / "pool", fonts or [Path("/usr/share/fonts")]
     if domain == "glyphs" and (fonts or data):
         origin = glyph_origin(roots, data)
@@ -66,7 +73,8 @@ def pretrain(
     source = load_photos(pool, data, device) if domain == "photos" else load_glyphs(pool, roots, data, seed)
     design = design_for(domain, device)
     minutes = design.minutes | (minutes or {})
-    return train_domain(source, out, design, minutes=minutes, parts=parts, seed=seed, resume=resume, device=device)
+    how = {"minutes": minutes, "parts": parts, "seed": seed, "resume": resume, "device": device, "initial": initial}
+    return train_domain(source, out, design, **how)
 
 
 def train_domain(
@@ -80,10 +88,14 @@ def train_domain(
     seed: int = 0,
     resume: bool = True,
     device: str = "cpu",
+    initial: Path | None = None,
 ) -> Path:
     """The parts of any domain, one after the other; the teacher and the UNet are exported."""
-    run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device)
-    if "teacher" in parts or ("unet" in parts and not (out / "teacher").is_dir()):
+    run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device, initial)
+    if initial is not None and "teacher" not in parts:
+        take_teacher(initial, out)
+    seen = "unet" in parts or ("autoencoder" in parts and design.perceptual > 0)
+    if "teacher" in parts or (seen and not (out / "teacher").is_dir()):
         run.teacher()
     if "autoencoder" in parts or "unet" in parts:
         vae_state = run.autoencoder()
@@ -116,9 +128,10 @@ class Run:
         seed: int,
         resume: bool,
         device: str,
+        initial: Path | None,
     ) -> None:
         self.source, self.out, self.design, self.minutes = source, out, design, minutes
-        self.seed, self.resume, self.device = seed, resume, device
+        self.seed, self.resume, self.device, self.initial = seed, resume, device, initial
         self.work = out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         known = {part: self.work / f"{part}.steps" for part in PARTS if resume}
@@ -141,9 +154,12 @@ class Run:
         (self.work / f"{part}.steps").write_text(str(self.steps[part]))
         return self.steps[part]
 
-    def _train(self, part: str, model: torch.nn.Module, loss_of: loop.LossOf, **plan: Any) -> dict[str, torch.Tensor]:
+    def _train(
+        self, part: str, model: torch.nn.Module, loss_of: loop.LossOf, *, lr: float, **plan: Any
+    ) -> dict[str, torch.Tensor]:
         steps, dtype = self._steps(part, loss_of, model), self.design.dtype
-        chosen = loop.Plan(steps=steps, seed=self.seed, dtype=dtype, **plan)
+        lr = lr if self.initial is None else lr / 2
+        chosen = loop.Plan(steps=steps, seed=self.seed, dtype=dtype, lr=lr, **plan)
         return loop.train(model, loss_of, chosen, self.work / part, resume=self.resume, device=self.device, name=part)
 
     def teacher(self) -> Path:
@@ -151,6 +167,7 @@ class Run:
         torch.manual_seed(self.seed)
         source, design = self.source, self.design
         network = build("embedded:GlyphNet", design.network)
+        self._begin(network, "teacher")
         model = teacher.CosineClassifier(network, len(source.names), design.network["embedding_dim"])
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         steps = self._steps("teacher", self._teacher_loss(10**9, 0), model)
@@ -179,18 +196,34 @@ class Run:
     def autoencoder(self) -> dict[str, torch.Tensor]:
         """The VAE's EMA weights."""
         torch.manual_seed(self.seed + 1)
-        model = autoencoder.Reconstruction(self._vae())
+        vae, seer = self._vae(), self._seer()
+        self._begin(vae, "autoencoder")
+        model = autoencoder.Reconstruction(vae)
 
         def draw(labels: torch.Tensor, gen: torch.Generator) -> torch.Tensor:
             return self.source.draw(labels, gen, "autoencoder")
 
         weights, batch = self.source.weights, self.design.batch["autoencoder"]
-        loss_of = autoencoder.loss_function(draw, weights, batch, device=self.device)
+        loss_of = autoencoder.loss_function(
+            draw, weights, batch, device=self.device, seer=seer, perceptual_weight=self.design.perceptual
+        )
         ema = self._train("autoencoder", model, loss_of, lr=3e-3, warmup=50, weight_decay=0.0, ema=0.99, save_every=100)
         return export.part(ema, "vae.")
 
     def _vae(self) -> Any:
         return autoencoder.build(self.source.size, self.design.vae_widths, self.design.latent_channels)
+
+    def _seer(self) -> GlyphNet | None:
+        """The teacher, whose features the autoencoder is to keep; None where the design does without."""
+        if not self.design.perceptual:
+            return None
+        network = load_teacher_network(self.out / "teacher")[0].to(self.device)
+        assert isinstance(network, GlyphNet)
+        return network
+
+    def _begin(self, network: torch.nn.Module, part: str) -> None:
+        if self.initial is not None:
+            load_initial(network, self.initial, part)
 
     @torch.no_grad()
     def prototypes(self, classes: list[int]) -> torch.Tensor:
@@ -226,6 +259,7 @@ class Run:
         captions.name_classes(text, tokenizer, names, captions.prototype_codes(self.prototypes(classes)))
         design, size = self.design, source.size // self.design.reduction
         model = unet.Denoiser(unet.build(size, design.unet_widths, channels=design.latent_channels))
+        self._begin(model.unet, "unet")
         context = unet.contexts(text, captions.caption_ids(tokenizer, names, design.templates))
         loss_of = unet.loss_function(latents, labels, context, self.design.batch["unet"], self.device)
         ema = self._train("unet", model, loss_of, lr=1.5e-3, ema=0.999, floor=0.05, save_every=250)

@@ -1,6 +1,7 @@
 """The VAE of a backbone: RGB → 8 x 8 latents, from 32 px with 4 channels or from 64 px with 8, and a light KL.
 
-Source: Kingma & Welling 2013, arXiv 1312.6114; Rombach et al. 2021, arXiv 2112.10752 (KL-regularised, no GAN here).
+Source: Kingma & Welling 2013, arXiv 1312.6114; Rombach et al. 2021, arXiv 2112.10752 (KL-regularised, no GAN here);
+Zhang et al. 2018, arXiv 1801.03924 (the perceptual error).
 Legend: B batch, H W pixels, h w latent.
 """
 
@@ -16,6 +17,8 @@ from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from tinyforge.embedded.network import GlyphNet
 
 from .teacher import Draw
 
@@ -61,16 +64,43 @@ def edges(x: Tensor) -> Tensor:
     return torch.cat([F.pad(x[..., 1:] - x[..., :-1], (0, 1)), F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))], 1)
 
 
+def perceptual(network: GlyphNet, out: Tensor, x: Tensor) -> Tensor:
+    """Squared distance of the unit feature vectors at every place, mean over places and blocks; images (B, 3, H, W).
+
+    Differs from LPIPS: the network is the domain's own teacher, and all its channels count alike.
+    """
+    with torch.no_grad():
+        wanted = network.maps(x)
+    pairs = zip(network.maps(out), wanted, strict=True)
+    return torch.stack([(_unit(a) - _unit(b)).square().sum(1).mean() for a, b in pairs]).mean()
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=1, eps=1e-6)
+
+
 def loss_function(
-    draw: Draw, weights: Tensor, batch: int, kl_weight: float = 2e-4, device: str = "cpu"
+    draw: Draw,
+    weights: Tensor,
+    batch: int,
+    kl_weight: float = 2e-4,
+    device: str = "cpu",
+    *,
+    seer: GlyphNet | None = None,
+    perceptual_weight: float = 1.0,
 ) -> Callable[[nn.Module, int, torch.Generator], Tensor]:
-    """Squared error + half L1 + edge error + kl_weight * KL, for loop.train."""
+    """Squared error + half L1 + edge error + kl_weight * KL, for loop.train.
+
+    seer: adds perceptual_weight * the perceptual error in the eyes of this frozen network.
+    """
 
     def loss_of(model: nn.Module, step: int, gen: torch.Generator) -> Tensor:
         labels = torch.multinomial(weights, batch, replacement=True, generator=gen)
         x = (draw(labels, gen) * 2 - 1).to(device)
         out, mean, logvar = model(x, gen)
         fit = F.mse_loss(out, x) + 0.5 * F.l1_loss(out, x) + F.mse_loss(edges(out), edges(x))
+        if seer is not None:
+            fit = fit + perceptual_weight * perceptual(seer, out, x)
         return fit + kl_weight * kl(mean, logvar)
 
     return loss_of

@@ -1,0 +1,38 @@
+"""Weights to go on from: those that an earlier training exported, shipped ones or one's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import nn
+
+FILES = {
+    "teacher": "teacher/model.safetensors",
+    "autoencoder": "backbone/vae/diffusion_pytorch_model.safetensors",
+    "unet": "backbone/unet/diffusion_pytorch_model.safetensors",
+}
+"""Of each part, below the folder that 'tinyforge pretrain' wrote."""
+
+
+def require_initial(folder: Path) -> None:
+    """Raises ValueError for a folder without the weights of every part."""
+    for file in FILES.values():
+        if not (folder / file).is_file():
+            raise ValueError(f"{folder}: no {file}; --from takes a folder that 'tinyforge pretrain' wrote")
+
+
+def load_initial(network: nn.Module, folder: Path, part: str) -> None:
+    """Put the exported weights of a part into its network. Raises ValueError where they are of another size."""
+    state = load_file(folder / FILES[part])
+    try:
+        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except RuntimeError as fault:
+        raise ValueError(f"{folder / FILES[part]}: not of the size to be trained here; do without --from") from fault
+
+
+def take_teacher(folder: Path, out: Path) -> None:
+    """Copy the teacher to out/teacher, unless there is one."""
+    if not (out / "teacher").exists():
+        shutil.copytree(folder / "teacher", out / "teacher")
