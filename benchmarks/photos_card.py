@@ -4,8 +4,8 @@
     python benchmarks/photos_card.py --models photos --pool photos/work/pool --out card --starts
 
 On CIFAR-FS validation classes, which no part was trained on: the teacher's few-shot accuracy and the autoencoder's
-PSNR. On trained classes: Fréchet distance between samples and real images in the teacher's features, beside the
-distance between two sets of real images of the same size; and a grid with a row of samples per class.
+PSNR. On trained classes: PSNR, and Fréchet distance in the teacher's features between real images and samples, what
+the autoencoder makes of other real images, and these themselves; and a grid with a row of samples per class.
 With --starts only the features of the students' starting weights, as the teacher's: starts.json.
 """
 
@@ -66,19 +66,21 @@ class Body(torch.nn.Module):
 
 
 def distances(backbone: Backbone, network: torch.nn.Module, source: Source, options: Any) -> dict[str, Any]:
-    """Fréchet distances of as many samples as real images, class by class alike."""
+    """Fréchet distances to real images, all sets of one size and class by class alike; PSNR of the reconstructions."""
     trained = torch.nonzero(source.weights).flatten().tolist()
     labels = [trained[i % len(trained)] for i in range(options.samples)]
     drawn = [
         samples(backbone, [source.names[i] for i in labels[k : k + 100]], options.steps, options.guidance, seed=k)
         for k in range(0, len(labels), 100)
     ]
-    reals = [features(network, real(source, labels, seed)) for seed in (1, 2)]
-    return {
-        "samples": frechet_distance(reals[0], features(network, torch.cat(drawn))),
-        "real": frechet_distance(reals[0], reals[1]), "n": len(labels), "steps": options.steps,
-        "guidance": options.guidance,
-    }  # fmt: skip
+    others = real(source, labels, 2)
+    with torch.no_grad():
+        rebuilt = torch.cat([backbone.decode(backbone.encode(part)) for part in others.split(100)])
+    sets = {"samples": torch.cat(drawn), "reconstructions": rebuilt, "real": others}
+    wanted = features(network, real(source, labels, 1))
+    found = {name: frechet_distance(wanted, features(network, images)) for name, images in sets.items()}
+    psnr_db = autoencoder.psnr(backbone.vae, others)[0]
+    return found | {"psnr_db": psnr_db, "n": len(labels), "steps": options.steps, "guidance": options.guidance}
 
 
 def grid(backbone: Backbone, options: Any, columns: int = 8) -> Image.Image:
