@@ -6,7 +6,8 @@ trial, measured on validation classes.
 
 A task is FOLDER with FOLDER-test beside it. Per task and way: the student in full length, its gain over the
 support-only student on the test images in nats (each at its own best temperature, as the trial judges) and in points,
-and the gain that the trial saw on held-out supports. One JSON per task; what is there already is kept.
+and the gain that the trial saw on held-out supports. One JSON per task; what is there already is kept. Of several tasks
+the mean and the spread.
 """
 
 import argparse
@@ -101,7 +102,8 @@ def main() -> None:
             write_atomic(file, (json.dumps(record, indent=1) + "\n").encode())
         found.append(json.loads(file.read_bytes()))
         print(json.dumps(found[-1]), flush=True)
-    print(summary(found))
+    if len(found) > 1:
+        print(summary(found))
 
 
 if __name__ == "__main__":
