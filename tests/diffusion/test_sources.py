@@ -157,6 +157,7 @@ def test_the_fingerprint_follows_what_is_loaded_and_only_that(copy):
     variants = dict.fromkeys(("unet", "vae", "text_encoder"))
     first = fingerprint(copy, variants)
     (copy / "README.md").write_text("hello")
+    (copy / "tinyforge.json").write_text("{}")
     (copy / f"{UNET}.fp16.safetensors").write_bytes(b"unused")
     assert fingerprint(copy, variants) == first
     weights = copy / f"{UNET}.safetensors"

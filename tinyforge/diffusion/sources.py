@@ -222,9 +222,13 @@ def _names(folder: Path) -> list[str]:
 
 
 def fingerprint(folder: Path, variants: dict[str, str | None]) -> str:
-    """SHA-256 over the names and contents of what is loaded: the chosen weights, the configurations, the vocabulary."""
+    """SHA-256 over the names and contents of what is loaded: the chosen weights, the configurations, the vocabulary.
+
+    Not the recipe settings that come with a backbone: a recipe tells them itself.
+    """
     names = _names(folder)
     loaded = {name for name in names if name.endswith((".json", ".txt")) and not name.endswith(".index.json")}
+    loaded.discard("tinyforge.json")
     loaded.update(name for part, variant in variants.items() for name in weight_files(names, part, variant))
     digest = hashlib.sha256()
     for name in sorted(loaded):
