@@ -4,8 +4,9 @@
     python benchmarks/photos_card.py --models photos --pool photos/work/pool --out card --starts
 
 On CIFAR-FS validation classes, which no part was trained on: the teacher's few-shot accuracy and the autoencoder's
-PSNR. On trained classes: PSNR, and Fréchet distance in the teacher's features between real images and samples, what
-the autoencoder makes of other real images, and these themselves; and a grid with a row of samples per class.
+PSNR. On trained classes: PSNR, and Fréchet distance between real images and samples, what the autoencoder makes of
+other real images, and these themselves, in the features of the teacher, and of the students' starting weights where
+there are any (they had no part in the training); and a grid with a row of samples per class.
 With --starts only the features of the students' starting weights, as the teacher's: starts.json.
 """
 
@@ -50,6 +51,11 @@ def real(source: Source, labels: list[int], seed: int) -> torch.Tensor:
     return source.draw(torch.tensor(labels), torch.Generator().manual_seed(seed), "held_out")
 
 
+def starts(models: Path) -> list[Path]:
+    """The folders of the students' starting weights."""
+    return sorted(file.parent for file in models.glob("students/*/start.json"))
+
+
 class Body(torch.nn.Module):
     """What a student with starting weights sees before its classifier: [-1, 1] (B, 3, H, W) -> (B, D)."""
 
@@ -67,6 +73,7 @@ class Body(torch.nn.Module):
 
 def distances(backbone: Backbone, network: torch.nn.Module, source: Source, options: Any) -> dict[str, Any]:
     """Fréchet distances to real images, all sets of one size and class by class alike; PSNR of the reconstructions."""
+    eyes = {"teacher": network} | {folder.name: Body(folder) for folder in starts(options.models)}
     trained = torch.nonzero(source.weights).flatten().tolist()
     labels = [trained[i % len(trained)] for i in range(options.samples)]
     drawn = [
@@ -77,8 +84,10 @@ def distances(backbone: Backbone, network: torch.nn.Module, source: Source, opti
     with torch.no_grad():
         rebuilt = torch.cat([backbone.decode(backbone.encode(part)) for part in others.split(100)])
     sets = {"samples": torch.cat(drawn), "reconstructions": rebuilt, "real": others}
-    wanted = features(network, real(source, labels, 1))
-    found = {name: frechet_distance(wanted, features(network, images)) for name, images in sets.items()}
+    wanted, found = real(source, labels, 1), {}
+    for who, seen in eyes.items():
+        there = features(seen, wanted)
+        found[who] = {name: frechet_distance(there, features(seen, images)) for name, images in sets.items()}
     psnr_db = autoencoder.psnr(backbone.vae, others)[0]
     return found | {"psnr_db": psnr_db, "n": len(labels), "steps": options.steps, "guidance": options.guidance}
 
@@ -107,8 +116,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     source = photos.load_photos(options.pool, [])
     if options.starts:
-        folders = sorted(one.parent for one in options.models.glob("students/*/start.json"))
-        found = {one.name: held_out_measures(Body(one), source, 5, episodes=600) for one in folders}
+        found = {one.name: held_out_measures(Body(one), source, 5, episodes=600) for one in starts(options.models)}
         return report(found, options.out / "starts.json")
     backbone = load_backbone(options.models / "backbone")
     network, _ = load_teacher_network(options.models / "teacher")

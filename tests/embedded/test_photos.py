@@ -145,6 +145,11 @@ def test_training_goes_on_from_earlier_weights(roots, tmp_path):
     assert (later / "teacher/model.safetensors").read_bytes() == (first / "teacher/model.safetensors").read_bytes()
     for name in ("vae", "unet"):
         assert 0 < far(later, name) < 0.02 < 0.1 < far(other, name)
+    with pytest.raises(ValueError, match="give the same --from as then"):
+        trained(roots, later, parts=("unet",))
+    before = (later / part.format("vae")).read_bytes()
+    again = trained(roots, later, parts=("unet",), initial=first)
+    assert (again / part.format("vae")).read_bytes() == before
 
 
 def test_weights_to_go_on_from_must_be_there_and_fit(roots, tmp_path):

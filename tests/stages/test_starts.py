@@ -45,6 +45,8 @@ def test_only_training_classes_are_seen_and_a_student_can_start(photos, tmp_path
     ("arguments", "message"),
     [
         (("glyphs", "--student", "conv4"), "--student is for photos"),
+        (("photos", "--student", "conv4", "--part", "unet"), "leave them out with --student"),
+        (("photos", "--student", "conv4", "--from", "models"), "leave them out with --student"),
         (("photos", "--student", "conv4"), "photos need --data"),
         (("photos", "--student", "conv5"), "did you mean 'conv4'"),
     ],

@@ -55,11 +55,12 @@ def pretrain(
     student: str | None,
     epochs: int,
     size: int,
+    initial: Path | None,
     **how: Any,
 ) -> Answer:
     """Train an embedded backbone and teacher from fonts or photos."""
     if student is not None:
-        if parts or how.pop("initial"):
+        if parts or initial:
             raise UsageError("--part and --from are of the backbone and the teacher: leave them out with --student")
         return _pretrain_student(domain, student, list(data), out, epochs=epochs, size=size, **how)
     from tinyforge.embedded import pretrain as module
@@ -69,7 +70,13 @@ def pretrain(
     whole = sum(usual[part] for part in parts)
     shares = None if minutes is None else {part: minutes * usual[part] / whole for part in parts}
     with closing(Progress()) as progress, redirect_stdout(sys.stderr):
-        how = {**how, "fonts": list(fonts) or None, "minutes": shares, "parts": parts, "log": progress.log}
+        how |= {
+            "fonts": list(fonts) or None,
+            "minutes": shares,
+            "parts": parts,
+            "initial": initial,
+            "log": progress.log,
+        }
         try:
             folder = module.pretrain(domain, list(data), out, **how)
         except ValueError as fault:

@@ -18,7 +18,7 @@ from tinyforge.folders import check_out
 
 from . import autoencoder, captions, export, loop, teacher, unet
 from .design import DESIGNS, Design, design_for
-from .initial import load_initial, require_initial, take_teacher
+from .initial import keep_beginning, load_initial, require_initial, take_teacher
 from .origin import check_device, require_origin
 from .photos import load_photos
 from .source import Source, glyph_origin, load_glyphs
@@ -51,7 +51,8 @@ def pretrain(
     folder of earlier results: parts go on from its weights, at half the rate, and its teacher is taken where none is
     to be trained.
     Raises ValueError for an unknown domain or device, glyphs without fonts, photos without data, a pool in out/work
-    that was made of other files, and initial weights that are missing or of another size; UsageError for an ``out``
+    that was made of other files, initial weights that are missing, of another size, or not those that a checkpoint in
+    out/work began from; UsageError for an ``out``
     that is no folder.
     """
     if domain not in DESIGNS:
@@ -218,10 +219,13 @@ class Run:
         if not self.design.perceptual:
             return None
         network = load_teacher_network(self.out / "teacher")[0].to(self.device)
-        assert isinstance(network, GlyphNet)
+        if not isinstance(network, GlyphNet):
+            raise ValueError(f"{self.out / 'teacher'}: the autoencoder needs a teacher of 'tinyforge pretrain'")
         return network
 
     def _begin(self, network: torch.nn.Module, part: str) -> None:
+        if self.resume:
+            keep_beginning(self.initial, part, self.work / part)
         if self.initial is not None:
             load_initial(network, self.initial, part)
 

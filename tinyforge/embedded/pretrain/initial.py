@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import nn
+
+from . import export
 
 FILES = {
     "teacher": "teacher/model.safetensors",
@@ -23,6 +26,18 @@ def require_initial(folder: Path) -> None:
             raise ValueError(f"{folder}: no {file}; --from takes a folder that 'tinyforge pretrain' wrote")
 
 
+def keep_beginning(folder: Path | None, part: str, checkpoint: Path) -> None:
+    """Note beside a part's checkpoint which weights it began from. Raises ValueError when it began from others."""
+    file = checkpoint.with_name(f"{part}.initial")
+    own = "" if folder is None else hashlib.sha256((folder / FILES[part]).read_bytes()).hexdigest()
+    known = file.read_text() if file.is_file() else ""
+    if checkpoint.is_dir() and known != own:
+        raise ValueError(
+            f"{checkpoint}: did not begin from the weights given now; give the same --from as then, or another --out"
+        )
+    file.write_text(own)
+
+
 def load_initial(network: nn.Module, folder: Path, part: str) -> None:
     """Put the exported weights of a part into its network. Raises ValueError where they are of another size."""
     state = load_file(folder / FILES[part])
@@ -35,4 +50,4 @@ def load_initial(network: nn.Module, folder: Path, part: str) -> None:
 def take_teacher(folder: Path, out: Path) -> None:
     """Copy the teacher to out/teacher, unless there is one."""
     if not (out / "teacher").exists():
-        shutil.copytree(folder / "teacher", out / "teacher")
+        export.replace(out / "teacher", lambda place: shutil.copytree(folder / "teacher", place, dirs_exist_ok=True))
