@@ -1,6 +1,7 @@
-"""The README's picture: per class two supports, their reconstructions, and one support's synthetic images over alpha.
+"""A picture of a task: per class two supports, their reconstructions, and one support's synthetic images over alpha.
 
 python benchmarks/picture.py --recipe raspi --out forge --to docs/grid.png
+python benchmarks/picture.py -o data.path=folders/cifar5 --out forge --to docs/photos.png
 """
 
 import argparse
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tinyforge.loading import load_recipe, load_target
+from tinyforge.loading import load_recipe_and_target
 from tinyforge.stages import Job, advance, start
 from tinyforge.stages.telling import pictures
 
@@ -36,9 +37,10 @@ def main() -> None:
     parser.add_argument("--recipe", default="raspi")
     parser.add_argument("--out", type=Path, default=Path("forge"))
     parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("-o", "--override", action="append", default=[])
     options = parser.parse_args()
-    recipe = load_recipe(options.recipe)
-    road = start(Job(recipe, load_target(recipe.target), options.out))
+    recipe, target = load_recipe_and_target(options.recipe, options.override)
+    road = start(Job(recipe, target, options.out))
     advance(road, "synthesize")
     columns = [
         [*row.supports[:SHOWN], *row.reconstructions[:SHOWN], *(images[0] for images in row.synthetic)]

@@ -174,6 +174,13 @@ class Distill(Section):
     epochs: Count = 60
     steps_per_epoch: Count = Field(20, description="Fixed, so that every student of a build sees equally many batches.")
     batch_size: Batch = 64
+    distinct_batches: int = Field(
+        0,
+        ge=0,
+        le=MOST,
+        description="After so many, or as many as show each image ten times, the batches repeat, views and all, so "
+        "that the teacher labels each once; 0: never.",
+    )
     support_share: Unit = Field(
         0.5, description="Share of each batch drawn from the supports when there are synthetic images."
     )

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tinyforge.device.spec import InputSpec
-from tinyforge.distill import prototypes, train
-from tinyforge.distill.batches import Method, batch_indices, deal, generator_for, methods, training_set
+from tinyforge.distill import batches, prototypes, train
+from tinyforge.distill.batches import Method, batch_indices, deal, generator_for, methods, num_distinct, training_set
 from tinyforge.distill.checkpoint import CHECKPOINT
 from tinyforge.distill.losses import UNLABELLED
 from tinyforge.distill.pixels import pack
@@ -73,6 +73,38 @@ def test_an_interrupted_run_ends_in_the_same_weights(stop_at, teacher, tmp_path,
     assert steps[0] == stop_at + 1, "it must continue, not start again"
     assert same_weights(whole, continued)
     assert continued.history == whole.history
+
+
+def test_batches_repeat_and_the_teacher_labels_each_once(teacher, monkeypatch):
+    asked, embed = [], prototypes.embed
+    monkeypatch.setattr(prototypes, "embed", lambda extractor, x: asked.append(x.clone()) or embed(extractor, x))
+    monkeypatch.setattr(batches, "VIEWS_EACH", 1)  # of 21 images, 12 in a batch
+    run(METHODS[3], SHORT.model_copy(update={"distinct_batches": 1}), teacher=teacher)
+    assert len(asked) == 2
+    run(METHODS[3], SHORT, teacher=teacher)
+    assert len(asked) == 2 + SHORT.epochs * SHORT.steps_per_epoch
+    assert all(torch.equal(first, second) for first, second in zip(asked[:2], asked[2:], strict=False))
+    assert not torch.equal(asked[2], asked[4])
+
+
+@pytest.mark.parametrize(("least", "number"), [(0, 0), (50, 50), (3, -(-10 * 21 // 12))])
+def test_every_image_is_seen_often_enough_before_batches_repeat(least, number):
+    assert num_distinct(toy_set(), SHORT.model_copy(update={"distinct_batches": least})) == number
+
+
+def test_an_interrupted_run_of_repeated_batches_ends_in_the_same_weights(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(batches, "VIEWS_EACH", 1)
+    settings = SHORT.model_copy(update={"distinct_batches": 4})
+
+    def interrupt(step, num_steps):
+        if step == 6:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(METHODS[3], settings, teacher=teacher, checkpoint=tmp_path, progress=interrupt)
+    continued = run(METHODS[3], settings, teacher=teacher, checkpoint=tmp_path)
+    assert same_weights(run(METHODS[3], settings, teacher=teacher), continued)
 
 
 def test_a_checkpoint_of_another_run_is_not_continued(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from tinyforge.distill.losses import UNLABELLED
 from tinyforge.errors import DataError
 from tinyforge.recipe import Distill
 
+VIEWS_EACH = 10
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # ``map``, or one that works on several at once
 
 
@@ -105,6 +106,15 @@ def batch_indices(data: TrainingSet, use_synthetic: bool, settings: Distill, gen
         return torch.cat([supports, deal(rest, data.num_supports, total, generator)])
     unlabelled = deal(round(rest * settings.unlabelled_share), first, total, generator)
     return torch.cat([supports, deal(rest - len(unlabelled), data.num_supports, first, generator), unlabelled])
+
+
+def num_distinct(data: TrainingSet, settings: Distill) -> int:
+    """After how many batches they repeat: ``distinct_batches``, more where that is too few to show each image
+    VIEWS_EACH times; 0: never.
+    """
+    if settings.distinct_batches == 0:
+        return 0
+    return max(settings.distinct_batches, -(-VIEWS_EACH * len(data.labels) // settings.batch_size))
 
 
 def generator_for(*key: Any) -> torch.Generator:

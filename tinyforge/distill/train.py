@@ -21,12 +21,20 @@ from torch import Tensor, nn
 from tinyforge.device.spec import InputSpec
 from tinyforge.distill.arithmetic import autocast, gains
 from tinyforge.distill.augment import STRENGTHS, augment
-from tinyforge.distill.batches import Method, TrainingSet, batch_indices, generator_for, methods, training_set
+from tinyforge.distill.batches import (
+    Method,
+    TrainingSet,
+    batch_indices,
+    generator_for,
+    methods,
+    num_distinct,
+    training_set,
+)
 from tinyforge.distill.checkpoint import Run, restore_run, save_run, start_run
 from tinyforge.distill.losses import UNLABELLED, distillation_loss
 from tinyforge.distill.pixels import fit_to, pack, parts, standardise, to_unit
 from tinyforge.distill.plain import Look
-from tinyforge.distill.prototypes import Teacher
+from tinyforge.distill.prototypes import Remembering, Teacher, remembering
 from tinyforge.distill.start import Start, begin, imprint
 from tinyforge.distill.students import build_student
 from tinyforge.errors import DataError, RecipeError
@@ -106,7 +114,8 @@ def train_student(
     progress(step, num_steps) is called after every step; an exception it raises stops the run, which can be continued.
     Raises DataError when the method needs a teacher and there is none.
     """
-    teacher = _wanted_teacher(method, teacher, device)
+    settings = settings.model_copy(update={"distinct_batches": num_distinct(data, settings)})
+    teacher = _wanted_teacher(method, teacher, settings, device)
     if teacher is None:  # images that nobody labels teach nothing
         data = data.labelled()
     num_steps = settings.epochs * settings.steps_per_epoch
@@ -148,11 +157,13 @@ def as_seen(view: Tensor, spec: InputSpec) -> Tensor:
     return standardise(fit_to(view, spec.size), spec)
 
 
-def _wanted_teacher(method: Method, teacher: Teacher | None, device: str) -> Teacher | None:
+def _wanted_teacher(method: Method, teacher: Teacher | None, settings: Distill, device: str) -> Teacher | None:
     if not method.needs_teacher:
         return None
     if teacher is None:
         raise DataError(f"method {method.name!r} needs a teacher")
+    if settings.distinct_batches and not isinstance(teacher, Remembering):
+        teacher = remembering(teacher)
     return teacher.to(device)
 
 
@@ -176,9 +187,13 @@ def _one_step(
     seed: int,
     teacher: Teacher | None,
 ) -> None:
-    """One batch: the same augmented view for teacher and student, one optimiser step, one of the weight average."""
+    """One batch: the same augmented view for teacher and student, one optimiser step, one of the weight average.
+
+    Where the settings let batches repeat, a teacher that remembers is not asked again.
+    """
     device = next(run.student.parameters()).device
-    generator = generator_for(seed, "batch", run.step)
+    number = run.step % settings.distinct_batches if settings.distinct_batches else run.step
+    generator = generator_for(seed, "batch", number)
     chosen = batch_indices(data, method.use_synthetic, settings, generator)
     labels = data.labels[chosen].to(device)
     view = look(chosen, generator).to(device)
