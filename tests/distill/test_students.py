@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from tinyforge.distill.students import STUDENTS, Conv4, build_student, default_spec
 from tinyforge.distill.timm_models import find_weights
@@ -34,6 +35,29 @@ def test_conv4_has_the_113_thousand_parameters_of_the_literature():
     assert count(student.blocks) == 3 * 64 * 9 + 3 * 64 * 64 * 9 + 4 * 2 * 64 == 112_832
     assert count(student.head) == 256 * 5 + 5
     assert Conv4(5, 84).head.in_features == 1600
+
+
+@pytest.mark.parametrize("settled", [False, True], ids=["statistics of the batch", "kept statistics"])
+@pytest.mark.parametrize("size", [32, 12])
+def test_conv4_learns_in_another_order_what_its_layers_say(settled, size):
+    torch.manual_seed(0)
+    student = Conv4(5, size).double()
+    for norm in (one for one in student.modules() if isinstance(one, nn.BatchNorm2d)):
+        for values in (norm.weight, norm.bias, norm.running_mean):
+            nn.init.uniform_(values, -1, 1)
+        norm.train(not settled)
+    x, answers = torch.randn(6, 3, size, size, dtype=torch.float64), []
+    for blocks in (student.blocks, [nn.Sequential(*block) for block in student.blocks]):
+        student.zero_grad()
+        features = x
+        for block in blocks:
+            features = block(features)
+        logits = student.head(features.flatten(1))
+        logits.square().sum().backward()
+        answers.append([logits, *(parameter.grad.clone() for parameter in student.parameters())])
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not settled or int(student.blocks[0][1].num_batches_tracked) == 0
 
 
 def test_resnet12_has_the_parameters_of_the_literature():

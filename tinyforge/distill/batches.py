@@ -16,7 +16,7 @@ from tinyforge.distill.losses import UNLABELLED
 from tinyforge.errors import DataError
 from tinyforge.recipe import Distill
 
-VIEWS_EACH = 10
+VIEWS_EACH = 10  # distinct views of an image, at least, before batches repeat
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # ``map``, or one that works on several at once
 
 

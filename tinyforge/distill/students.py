@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tinyforge.device.spec import InputSpec
 from tinyforge.errors import RecipeError
@@ -28,7 +29,7 @@ class Conv4(nn.Module):
         sizes = [input_size // 2**k for k in range(4)]
         channels = (3, width, width, width)
         self.blocks = nn.Sequential(
-            *(_conv4_block(c, width, size >= 2) for c, size in zip(channels, sizes, strict=True))
+            *(_Conv4Block(c, width, size >= 2) for c, size in zip(channels, sizes, strict=True))
         )
         side = max(1, input_size // 16)
         self.head = nn.Linear(width * side * side, num_classes)
@@ -37,9 +38,30 @@ class Conv4(nn.Module):
         return self.head(torch.flatten(self.blocks(x), 1))
 
 
-def _conv4_block(fan_in: int, fan_out: int, pool: bool) -> nn.Sequential:
-    layers = [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out)]
-    return nn.Sequential(*layers, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
+class _Conv4Block(nn.Sequential):
+    """3x3 convolution, batch norm, ReLU, 2x2 max-pool if ``pool``.
+
+    In training in another order, which gives the same with less memory traffic: ReLU after the pool, which it leaves as
+    it is, and a batch norm that keeps its statistics as part of the convolution.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, pool: bool) -> None:
+        layers = [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU()]
+        super().__init__(*layers, *([nn.MaxPool2d(2)] if pool else []))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        convolution, norm, relu, *pool = self
+        x = norm(convolution(x)) if norm.training else _at_once(convolution, norm, x)
+        return relu(pool[0](x) if pool else x)
+
+
+def _at_once(convolution: nn.Conv2d, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """A convolution and its batch norm, which keeps its statistics, in one pass."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    weight, bias = convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, bias, convolution.stride, convolution.padding)
 
 
 class ResNet12(nn.Module):
