@@ -178,8 +178,8 @@ class Distill(Section):
         0,
         ge=0,
         le=MOST,
-        description="After so many, or as many as show each image ten times, the batches repeat, views and all, so "
-        "that the teacher labels each once; 0: never.",
+        description="After so many, or as many as show an image five times on average, the batches repeat, views and "
+        "all, so that the teacher labels each once; 0: never.",
     )
     support_share: Unit = Field(
         0.5, description="Share of each batch drawn from the supports when there are synthetic images."

@@ -78,18 +78,22 @@ def test_an_interrupted_run_ends_in_the_same_weights(stop_at, teacher, tmp_path,
 def test_batches_repeat_and_the_teacher_labels_each_once(teacher, monkeypatch):
     asked, embed = [], prototypes.embed
     monkeypatch.setattr(prototypes, "embed", lambda extractor, x: asked.append(x.clone()) or embed(extractor, x))
-    monkeypatch.setattr(batches, "VIEWS_EACH", 1)  # of 21 images, 12 in a batch
+    monkeypatch.setattr(batches, "VIEWS_EACH", 1)  # of 6 supports and 15 others, 6 in a batch each
     run(METHODS[3], SHORT.model_copy(update={"distinct_batches": 1}), teacher=teacher)
-    assert len(asked) == 2
+    assert len(asked) == 3
     run(METHODS[3], SHORT, teacher=teacher)
-    assert len(asked) == 2 + SHORT.epochs * SHORT.steps_per_epoch
-    assert all(torch.equal(first, second) for first, second in zip(asked[:2], asked[2:], strict=False))
-    assert not torch.equal(asked[2], asked[4])
+    assert len(asked) == 3 + SHORT.epochs * SHORT.steps_per_epoch
+    assert all(torch.equal(first, second) for first, second in zip(asked[:3], asked[3:], strict=False))
+    assert not torch.equal(asked[3], asked[6])
 
 
-@pytest.mark.parametrize(("least", "number"), [(0, 0), (50, 50), (3, -(-10 * 21 // 12))])
-def test_every_image_is_seen_often_enough_before_batches_repeat(least, number):
-    assert num_distinct(toy_set(), SHORT.model_copy(update={"distinct_batches": least})) == number
+@pytest.mark.parametrize(("least", "number"), [(0, 0), (50, 50), (3, 13)])
+def test_images_are_seen_often_enough_before_batches_repeat(least, number):
+    settings, data = SHORT.model_copy(update={"distinct_batches": least}), toy_set()
+    assert num_distinct(data, settings) == number
+    drawn = [batch_indices(data, True, settings, generator_for(0, "batch", i)) for i in range(number)]
+    seen = torch.bincount(torch.cat(drawn), minlength=21) if drawn else torch.zeros(21)
+    assert number == 0 or min(seen[:6].float().mean(), seen[6:].float().mean()) >= batches.VIEWS_EACH
 
 
 def test_an_interrupted_run_of_repeated_batches_ends_in_the_same_weights(teacher, tmp_path, monkeypatch):

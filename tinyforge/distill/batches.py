@@ -5,6 +5,7 @@ Legend: B batch, n images, h w the student's input.
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +17,7 @@ from tinyforge.distill.losses import UNLABELLED
 from tinyforge.errors import DataError
 from tinyforge.recipe import Distill
 
-VIEWS_EACH = 10  # distinct views of an image, at least, before batches repeat
+VIEWS_EACH = 5  # distinct views of an image, on average, before batches repeat
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # ``map``, or one that works on several at once
 
 
@@ -109,12 +110,19 @@ def batch_indices(data: TrainingSet, use_synthetic: bool, settings: Distill, gen
 
 
 def num_distinct(data: TrainingSet, settings: Distill) -> int:
-    """After how many batches they repeat: ``distinct_batches``, more where that is too few to show each image
-    VIEWS_EACH times; 0: never.
+    """After how many batches they repeat: ``distinct_batches``, more where that is too few to show supports, and the
+    other images, VIEWS_EACH times on average; 0: never.
+
+    All images count, used by a method or not, so that students of the same images repeat alike.
     """
     if settings.distinct_batches == 0:
         return 0
-    return max(settings.distinct_batches, -(-VIEWS_EACH * len(data.labels) // settings.batch_size))
+    of_supports = round(settings.batch_size * settings.support_share)
+    counts = (
+        (data.num_supports, of_supports),
+        (len(data.labels) - data.num_supports, settings.batch_size - of_supports),
+    )
+    return max(settings.distinct_batches, *(math.ceil(VIEWS_EACH * n / share) for n, share in counts if share))
 
 
 def generator_for(*key: Any) -> torch.Generator:

@@ -29,7 +29,7 @@ class Conv4(nn.Module):
         sizes = [input_size // 2**k for k in range(4)]
         channels = (3, width, width, width)
         self.blocks = nn.Sequential(
-            *(_Conv4Block(c, width, size >= 2) for c, size in zip(channels, sizes, strict=True))
+            *(_conv4_block(c, width, size >= 2) for c, size in zip(channels, sizes, strict=True))
         )
         side = max(1, input_size // 16)
         self.head = nn.Linear(width * side * side, num_classes)
@@ -38,16 +38,17 @@ class Conv4(nn.Module):
         return self.head(torch.flatten(self.blocks(x), 1))
 
 
+def _conv4_block(fan_in: int, fan_out: int, pool: bool) -> "_Conv4Block":
+    layers = [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out)]
+    return _Conv4Block(*layers, nn.ReLU(), *([nn.MaxPool2d(2)] if pool else []))
+
+
 class _Conv4Block(nn.Sequential):
-    """3x3 convolution, batch norm, ReLU, 2x2 max-pool if ``pool``.
+    """Convolution, batch norm, ReLU and perhaps a max-pool.
 
     In training in another order, which gives the same with less memory traffic: ReLU after the pool, which it leaves as
-    it is, and a batch norm that keeps its statistics as part of the convolution.
+    it is, and a batch norm that keeps its statistics as part of the convolution (hooks on these two are not called).
     """
-
-    def __init__(self, fan_in: int, fan_out: int, pool: bool) -> None:
-        layers = [nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU()]
-        super().__init__(*layers, *([nn.MaxPool2d(2)] if pool else []))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
