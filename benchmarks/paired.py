@@ -3,11 +3,12 @@
     python benchmarks/paired.py benchmarks/results/cifar-fs-5shot tint-teacher+base+pretrained support-hard+pretrained
     python benchmarks/paired.py forge-cifar10/raspi-raspi4 tint-teacher support-hard
     python benchmarks/paired.py RESULTS/cifar-fs-5shot-lcnet support-hard support-hard RESULTS/cifar-fs-5shot
-    python benchmarks/paired.py benchmarks/results/cifar-fs-5shot --table support-hard support-hard+pretrained
+    python benchmarks/paired.py RESULTS/cifar-fs-5shot RESULTS/cifar-fs-5shot-tint --table support-hard
 
 Of a results folder of `tinyforge evaluate` a t-interval over episodes; of a bundle an interval over its test images.
 A second folder is where the second method's answers are: of the same episodes, another student.
-With --table every method of an evaluation: its accuracy, and its difference to each of the methods named.
+With --table every method of an evaluation: its accuracy, and its difference to each of the methods named. Of several
+folders together, the last one's answers where more than one has a method.
 """
 
 import json
@@ -18,22 +19,34 @@ import numpy as np
 
 from tinyforge.device.stats import mean_interval, paired_difference
 
+Scores = dict[str, float]  # accuracy by episode, which its fingerprint names: the same task in every folder
 
-def episode_scores(folder: Path) -> dict[str, dict[int, float]]:
-    """Method -> {episode: accuracy}, in the order of the first episode."""
-    found: dict[str, dict[int, float]] = {}
+
+def episode_scores(folder: Path) -> dict[str, Scores]:
+    """Method -> its scores, in the order of the first episode."""
+    found: dict[str, Scores] = {}
     for file in sorted((folder / "episodes").glob("*.json")):
         record = json.loads(file.read_text())
         labels = np.repeat(np.arange(len(record["queries"])), record["queries"])
         for name, answers in record["methods"].items():
-            found.setdefault(name, {})[record["index"]] = float(np.mean(np.array(answers["predicted"]) == labels))
+            found.setdefault(name, {})[record["episode"]] = float(np.mean(np.array(answers["predicted"]) == labels))
     return found
 
 
-def over_episodes(first: dict[int, float], second: dict[int, float]) -> tuple[int, float, float, float]:
+def scores_of(folder: Path, name: str) -> Scores:
+    """Those of one method; without it the program ends and says which there are."""
+    scores = episode_scores(folder)
+    if name not in scores:
+        sys.exit(f"{folder} has no answers of {name!r}; it has {', '.join(scores) or 'no episodes'}")
+    return scores[name]
+
+
+def over_episodes(first: Scores, second: Scores) -> tuple[int, float, float, float]:
     """(episodes, difference, low, high), over the episodes that both have."""
     both = sorted(set(first) & set(second))
-    return len(both), *mean_interval(np.array([first[index] - second[index] for index in both]))
+    if len(both) < 2:
+        sys.exit("these two methods have fewer than two episodes in common: nothing to compare")
+    return len(both), *mean_interval(np.array([first[one] - second[one] for one in both]))
 
 
 def over_images(bundle: Path, a: str, b: str) -> tuple[int, float, float, float]:
@@ -44,9 +57,9 @@ def over_images(bundle: Path, a: str, b: str) -> tuple[int, float, float, float]
     return len(labels), *paired_difference(*right)
 
 
-def table(folder: Path, references: list[str]) -> str:
+def table(folders: list[Path], references: list[str]) -> str:
     """A row per method, in Markdown."""
-    scores = episode_scores(folder)
+    scores = {name: own for folder in folders for name, own in episode_scores(folder).items()}
     rows = [
         ["method", "episodes", "accuracy", *(f"minus `{name}`" for name in references)],
         ["---"] * (3 + len(references)),
@@ -67,13 +80,14 @@ def points(found: tuple[int, float, float, float]) -> str:
 def main() -> None:
     if len(sys.argv) < 4:
         sys.exit(__doc__)
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
-    if names[0] == "--table":
-        print(table(folder, names[1:]))
+    if "--table" in sys.argv:
+        split = sys.argv.index("--table")
+        print(table([Path(one) for one in sys.argv[1:split]], sys.argv[split + 1 :]))
         return
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
     if (folder / "episodes").is_dir():
         other = Path(names[2]) if len(names) > 2 else folder
-        found = over_episodes(episode_scores(folder)[names[0]], episode_scores(other)[names[1]])
+        found = over_episodes(scores_of(folder, names[0]), scores_of(other, names[1]))
     else:
         found = over_images(folder, *names[:2])
     print(f"{names[0]} - {names[1]}: {points(found)}, n = {found[0]}")

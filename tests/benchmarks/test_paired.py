@@ -18,19 +18,35 @@ def test_a_method_of_fewer_episodes_is_compared_on_its_own(script, tmp_path):
     paired = script("paired")
     count, difference, *_ = paired.over_episodes(*(paired.episode_scores(tmp_path)[name] for name in "ab"))
     assert (count, difference) == (2, pytest.approx(0.25))
-    rows = paired.table(tmp_path, ["a"]).splitlines()
+    rows = paired.table([tmp_path], ["a"]).splitlines()
     assert rows[0] == "| method | episodes | accuracy | minus `a` |"
     assert rows[2].startswith("| `a` | 3 | 58.3 [")
     assert rows[3].startswith("| `b` | 2 | 62.5 [")
     assert "| -25.0 [" in rows[3]
 
 
-def write_episodes(folder, answers) -> None:
+def test_of_several_folders_the_last_one_s_answers_count(script, tmp_path):
+    write_episodes(tmp_path / "old", [([0, 0, 1, 1], [0, 1, 1, 1]), ([0, 0, 1, 0], [1, 1, 0, 1])])
+    write_episodes(tmp_path / "new", [([1, 1, 0, 0], None), ([1, 1, 0, 0], None)])
+    rows = script("paired").table([tmp_path / "old", tmp_path / "new"], ["b"]).splitlines()
+    assert rows[2].startswith("| `a` | 2 | 0.0 [")
+    assert rows[3].startswith("| `b` | 2 | 50.0 [")
+
+
+def test_other_episodes_are_not_compared(script, tmp_path):
+    write_episodes(tmp_path / "one", [([0, 0, 1, 1], None)] * 2)
+    write_episodes(tmp_path / "other", [([0, 0, 1, 1], None)] * 2, "of another seed")
+    paired = script("paired")
+    with pytest.raises(SystemExit, match="fewer than two episodes in common"):
+        paired.over_episodes(*(paired.episode_scores(tmp_path / name)["a"] for name in ("one", "other")))
+
+
+def write_episodes(folder, answers, drawn="of seed 0") -> None:
     """(answers of a, answers of b or None) per episode, of the classes 0, 0, 1, 1."""
-    (folder / "episodes").mkdir()
+    (folder / "episodes").mkdir(parents=True)
     for index, pair in enumerate(answers):
         methods = {name: {"predicted": given} for name, given in zip("ab", pair, strict=True) if given is not None}
-        record = {"index": index, "queries": [2, 2], "methods": methods}
+        record = {"episode": f"{index} {drawn}", "queries": [2, 2], "methods": methods}
         (folder / "episodes" / f"{index}.json").write_text(json.dumps(record))
 
 
