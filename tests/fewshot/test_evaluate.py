@@ -149,8 +149,9 @@ class TestAgain:
             evaluate(ask(digits, tiny_models, tmp_path, ["teacher"], ["seed=1"]), log=quiet)
 
     def test_a_plan_comes_from_what_is_there(self, digits, tiny_models, tmp_path):
-        evaluate(ask(digits, tiny_models, tmp_path, ["teacher", "support-hard"], count=4), log=quiet)
-        assert {row["method"] for row in plan_from(tmp_path, 0.05)} == {"teacher", "support-hard"}
+        asked = ask(digits, tiny_models, tmp_path, ["teacher", "support-hard"], count=4)
+        evaluate(asked, log=quiet)
+        assert {row["method"] for row in plan_from(asked, 0.05)} == {"teacher", "support-hard"}
 
 
 class TestRefused:
@@ -162,6 +163,7 @@ class TestRefused:
             (["teacher"], {"way": 6}, "need 6 classes"),
             (["teacher"], {"shot": 12}, "fewer than 13 images"),
             ([], {}, "no method given"),
+            (["teacher"], {"reference": "support-hard"}, "--reference support-hard: not among the methods"),
         ],
     )
     def test_before_anything_is_loaded(self, digits, tmp_path, methods, how, message):

@@ -63,6 +63,15 @@ def test_differences_are_paired_over_episodes_and_queries(records):
     assert methods["support-hard"]["minus_reference"] is None
 
 
+def test_another_method_may_be_the_reference(records):
+    summary = summarise(records, "teacher")
+    loss = summary["methods"]["tint-teacher"]["minus_reference"]
+    assert loss["mean"] == pytest.approx(-0.1, abs=0.05)
+    assert summary["methods"]["teacher"]["minus_reference"] is None
+    assert "minus teacher" in summary_text(summary)
+    assert "minus teacher" in {row["of"] for row in plan(records, 0.03, "teacher")}
+
+
 def test_pairs_are_only_of_episodes_that_have_both(records):
     del records[0]["methods"]["support-hard"]
     methods = summarise(records)["methods"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tinyforge.distill.teacher import fold_of
-from tinyforge.distill.verdict import Judgement, Prior
+from tinyforge.distill.verdict import Judgement, Prior, posterior
+from tinyforge.embedded import path
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.recipe import Trial
 from tinyforge.stages import Job, advance, start
@@ -114,6 +115,14 @@ def test_what_is_expected_holds_in_the_domain_only():
     assert (prior("tint-teacher", wanted, False).mean, prior("tint-teacher", wanted, False).overstated) == (0, 0)
 
 
+def test_what_the_photo_models_expect_yields_to_what_25_supports_say():
+    told = json.loads((path("photos", "backbone") / "tinyforge.json").read_text())["trial"]
+    loss = np.tile([-0.75, 0.25], 13)[:25] - 0.02  # a quarter of a nat lost, half a nat from support to support
+    for name, gain in (("support-kd", loss), ("tint-teacher", loss + 0.1)):
+        assert posterior(gain, prior(name, Trial(**told), True))[1] < 0.5
+        assert posterior(np.zeros(0), prior(name, Trial(**told), True))[1] > 0.5
+
+
 def test_a_teacher_that_knows_more_lowers_the_bar_for_what_it_labels_and_for_nothing_else():
     labels = np.arange(30) % 5
     good, poor = 4 * np.eye(5)[labels], np.tile([1.0, 0, 0, 0, 0], (30, 1))
@@ -144,11 +153,12 @@ def test_ways_and_mixes():
 def test_the_outcome_is_told_with_numbers():
     counted = {"n": 30, "correct": 20, "accuracy": 20 / 30, "low": 0.49, "high": 0.81}
     ways = [
-        Judgement("support-hard", counted, 1.0, None, 0.0, 0.5, 0.9),
-        Judgement("tint-teacher", counted, 0.8, (0.2, 0.05, 0.35), 0.18, 0.97, 0.9),
+        Judgement("support-hard", counted, 1.0, None, Prior(0.0, 0.2), 0.0, 0.5, 0.9),
+        Judgement("tint-teacher", counted, 0.8, (0.2, 0.05, 0.35), Prior(0.13, 0.15, 0.1), 0.18, 0.97, 0.9),
     ]
     told = why("tint-teacher", ways, True)
-    assert "+0.20 nats [+0.05, +0.35] on 30 held-out supports" in told
+    assert "+0.20 nats [+0.05, +0.35] on 30 held-out supports (short students overstate it by 0.10)" in told
+    assert "where +0.13 ± 0.15 were expected; together better with probability 0.97" in told
     assert "no other way was shown to be better" in why("support-hard", ways, False)
     dropped = {"total": 60, "kept": 50, "rejected": 4, "duplicates": 6}
     whole = {"record": {"ways": [asdict(one) for one in ways], "mixes": []}, "shipped": "tint-teacher", "why": told}

@@ -29,6 +29,7 @@ NUMBER = click.IntRange(1)
     click.option("--episodes", "episodes_file", type=PATH, help="Replay the episodes.json of another run."),
     click.option("-m", "--methods", multiple=True, metavar="NAMES", help="Separated by commas; see above."),
     click.option("--alphas", metavar="NUMBERS", help="Sweep the tint methods over these, e.g. 0.2,0.4,0.6."),
+    click.option("--reference", metavar="NAME", help="Compare with this method of -m; default: support-hard."),
     click.option("--extra", type=NUMBER, help="Real extra images per class for real-extra, never asked."),
     click.option("--base", "base_root", type=PATH, help="Folder of the base classes' images; default: --data."),
     click.option("--base-images", type=NUMBER, default=2000, show_default=True, help="How many of them +base uses."),
@@ -109,7 +110,7 @@ def _run(
     with closing(Progress()) as progress, redirect_stdout(sys.stderr):
         how = {"log": progress.log, "progress": progress.count, "overwrite": overwrite}
         summary = stage.evaluate(request, workers=workers, ray_address=ray_address, **how)
-        plan = None if wanted is None else stage.plan_from(out, wanted / 100)
+        plan = None if wanted is None else stage.plan_from(request, wanted / 100)
     text = summary_text(summary) + (f"\n\n{plan_text(plan, wanted / 100)}" if plan else "")
     return Answer({"out": str(out), "summary": summary, "plan": plan}, text)
 

@@ -39,14 +39,15 @@ class Judgement:
 
     score: {n, correct, accuracy, low, high} on the held-out supports, None without any. log_loss: nats per image.
     gain: (mean, low, high) of the paired difference in log loss, 95 % t-interval, > 0 is better than the reference;
-    None with fewer than two. expected: the gain after the prior is weighed in. probability: that the gain is positive.
-    bar: the probability that it must reach to be taken.
+    None with fewer than two. prior: what was expected of it. expected: the gain after the prior is weighed in.
+    probability: that the gain is positive. bar: the probability that it must reach to be taken.
     """
 
     name: str
     score: dict | None
     log_loss: float | None
     gain: tuple[float, float, float] | None
+    prior: Prior
     expected: float
     probability: float
     bar: float
@@ -112,7 +113,7 @@ def judge(
         gain = mean_interval(differences.tolist()) if n > 1 and not same else None
         mean = float(losses[name].mean()) if n else None
         counted = score(right, n) if n else None
-        judged.append(Judgement(name, counted, mean, gain, expected, probability, bars[name]))
+        judged.append(Judgement(name, counted, mean, gain, priors[name], expected, probability, bars[name]))
     return judged
 
 

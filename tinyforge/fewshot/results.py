@@ -59,28 +59,29 @@ def right(record: dict[str, Any], method: str) -> np.ndarray:
     return (np.array(record["methods"][method]["predicted"]) == labels_of(record)).astype(np.float64)
 
 
-def summarise(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """{'methods': {name: statistics}, 'images': {set: means}, 'seconds_per_episode', 'episodes'}."""
+def summarise(records: Sequence[dict[str, Any]], reference: str = REFERENCE) -> dict[str, Any]:
+    """{'episodes', 'reference', 'methods': {name: statistics}, 'images': {set: means}, 'seconds_per_episode'}."""
     names = list(dict.fromkeys(name for record in records for name in record["methods"]))
     sets = list(dict.fromkeys(name for record in records for name in record["images"]))
     return {
         "episodes": len(records),
-        "methods": {name: method_summary(records, name) for name in names},
+        "reference": reference,
+        "methods": {name: method_summary(records, name, reference) for name in names},
         "images": {name: image_summary(records, name) for name in sets},
         "seconds_per_episode": float(np.mean([sum(record["seconds"].values()) for record in records])),
     }
 
 
-def method_summary(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+def method_summary(records: Sequence[dict[str, Any]], name: str, reference: str) -> dict[str, Any]:
     """Accuracy with its interval and variances, the paired difference to the reference, agreement with the teacher,
     accuracy per class.
     """
     own = [record for record in records if name in record["methods"]]
-    paired = [record for record in own if REFERENCE in record["methods"]] if name != REFERENCE else []
+    paired = [record for record in own if reference in record["methods"]] if name != reference else []
     taught = [record for record in own if TEACHER in record["methods"]] if name != TEACHER else []
     return {
         **statistics([right(record, name) for record in own]),
-        "minus_reference": statistics([right(r, name) - right(r, REFERENCE) for r in paired]) if paired else None,
+        "minus_reference": statistics([right(r, name) - right(r, reference) for r in paired]) if paired else None,
         "teacher_agreement": agreement(taught, name) if taught else None,
         "per_class": per_class(own, name),
         "seconds": float(np.mean([record["methods"][name]["seconds"] for record in own])),
@@ -134,7 +135,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def summary_text(summary: dict[str, Any]) -> str:
     """Tables for a terminal; accuracies and differences in points."""
     head = ["method", "episodes", "accuracy %", "95 % interval", "sd between", "sd within"]
-    head += [f"minus {REFERENCE}", "95 % interval", "as teacher %"]
+    head += [f"minus {summary['reference']}", "95 % interval", "as teacher %"]
     rows = [[name, *_row(one)] for name, one in summary["methods"].items()]
     parts = [table(head, rows)]
     if summary["images"]:
@@ -171,7 +172,7 @@ def _root(value: float | None) -> float | None:
     return None if value is None else math.sqrt(value)
 
 
-def plan(records: Sequence[dict[str, Any]], wanted: float) -> list[dict[str, Any]]:
+def plan(records: Sequence[dict[str, Any]], wanted: float, reference: str = REFERENCE) -> list[dict[str, Any]]:
     """From a pilot: per method the episodes needed for +-``wanted`` (a share), for its accuracy and for its difference
     to the reference, with all of the pilot's queries and with the number that is cheapest.
 
@@ -179,14 +180,14 @@ def plan(records: Sequence[dict[str, Any]], wanted: float) -> list[dict[str, Any
     """
     if len(records) < 3:
         raise UsageError(f"a plan needs a pilot of 3 or more episodes, better 10; there are {len(records)}")
-    summary = summarise(records)
+    summary = summarise(records, reference)
     most = min(sum(record["queries"]) for record in records)
     queries_s = float(np.mean([record["seconds"]["queries"] for record in records]))
     query_cost = max(queries_s / most, 1e-9)
     episode_cost = max(summary["seconds_per_episode"] - queries_s, 1e-9)
     rows = []
     for name, one in summary["methods"].items():
-        for what, found in (("accuracy", one), (f"minus {REFERENCE}", one["minus_reference"])):
+        for what, found in (("accuracy", one), (f"minus {reference}", one["minus_reference"])):
             if found and found["between_variance"] is not None:
                 rows.append({"method": name, "of": what, **_needs(found, wanted, most, episode_cost, query_cost)})
     return rows

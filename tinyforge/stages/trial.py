@@ -269,8 +269,12 @@ def why(winner: str, judged: Sequence[Judgement], at_home: bool) -> str:
 
 
 def evidence(one: Judgement) -> str:
+    """What was seen, what had been expected, and what follows from both."""
     mean, low, high = one.gain or (float("nan"),) * 3
+    over = one.prior.overstated
+    less = f" (short students {'over' if over > 0 else 'under'}state it by {abs(over):.2f})" if over else ""
     return (
-        f"{mean:+.2f} nats [{low:+.2f}, {high:+.2f}] on {one.score['n']} held-out supports, "
-        f"better with probability {one.probability:.2f}"
+        f"{mean:+.2f} nats [{low:+.2f}, {high:+.2f}] on {one.score['n']} held-out supports{less}, where "
+        f"{one.prior.mean:+.2f} ± {one.prior.sd:.2f} were expected; together better with probability "
+        f"{one.probability:.2f}"
     )

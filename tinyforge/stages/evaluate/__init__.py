@@ -58,7 +58,7 @@ def evaluate(
         run.in_processes(request, workers, progress)
     else:
         run.here(request, progress)
-    summary = describe(request) | summarise(read_records(request.out))
+    summary = describe(request) | summarise(read_records(request.out), request.reference)
     write_atomic(request.out / "summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
     return summary
 
@@ -79,9 +79,9 @@ def describe(request: Request) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plan_from(out: Path, wanted: float) -> list[dict[str, Any]]:
-    """The plan for ±``wanted`` (a share of 1) from the results in ``out``."""
-    records = read_records(out)
+def plan_from(request: Request, wanted: float) -> list[dict[str, Any]]:
+    """The plan for ±``wanted`` (a share of 1) from the results in ``request.out``."""
+    records = read_records(request.out)
     if not records:
-        raise UsageError(f"{out}: no results to plan from; measure a few episodes first")
-    return plan(records, wanted)
+        raise UsageError(f"{request.out}: no results to plan from; measure a few episodes first")
+    return plan(records, wanted, request.reference)

@@ -9,7 +9,7 @@ import numpy as np
 from tinyforge.errors import DataError, UsageError
 from tinyforge.fewshot.datasets import BENCHMARKS, find_classes, read_classes
 from tinyforge.fewshot.episodes import EpisodeList, Protocol, draw_episodes, load_episodes
-from tinyforge.fewshot.methods import Method, expand
+from tinyforge.fewshot.methods import REFERENCE, Method, expand, parse
 from tinyforge.folders import check_out
 from tinyforge.recipe import Recipe
 from tinyforge.stages.starts import ABOUT, shipped_start
@@ -29,7 +29,7 @@ class Base:
 @dataclass(frozen=True)
 class Request:
     """root: the benchmark's folder. count: episodes to measure, the first of ``episodes``. start: folder of a student's
-    starting weights. threads: of torch, per process.
+    starting weights. threads: of torch, per process. reference: the method that the others are compared with.
     """
 
     root: Path
@@ -38,6 +38,7 @@ class Request:
     count: int
     methods: tuple[Method, ...]
     recipe: Recipe
+    reference: str = REFERENCE
     base: Base | None = None
     start: Path | None = None
     start_epochs: int = 30
@@ -59,6 +60,7 @@ def prepare(
     *,
     methods: Sequence[str],
     alphas: Sequence[float] = (),
+    reference: str | None = None,
     split: str = "test",
     splits_file: Path | None = None,
     way: int = 5,
@@ -80,6 +82,9 @@ def prepare(
     wanted = expand(methods, alphas)
     if not wanted:
         raise UsageError("no method given")
+    compared = REFERENCE if reference is None else parse(reference).name
+    if reference is not None and compared not in (one.name for one in wanted):
+        raise UsageError(f"--reference {compared}: not among the methods asked for; add it to --methods")
     if episodes_file is not None:
         episodes = _replayed(load_episodes(episodes_file), benchmark, root)
     else:
@@ -95,7 +100,7 @@ def prepare(
     untrained = any(one.pretrained for one in wanted) and not (known and Path(known, ABOUT).is_file())
     if any(one.base for one in wanted) or untrained:
         base = _base(benchmark, base_root or root, splits_file, base_root is not None, base_images, episodes)
-    return Request(root, out, episodes, count or len(episodes), wanted, recipe, base, **how)
+    return Request(root, out, episodes, count or len(episodes), wanted, recipe, compared, base, **how)
 
 
 def _is_real(method: Method) -> bool:
