@@ -65,6 +65,10 @@ class NotDownloadedError(MissingError):
         )
         self.what, self.repository = what, repository
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """A worker's error reaches its parent."""
+        return type(self), (self.what, self.repository)
+
 
 class DeviceError(TinyForgeError):
     exit_code = 4

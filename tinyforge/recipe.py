@@ -1,6 +1,6 @@
 """A recipe says what to make. Strict TOML in, JSON schema out; every key is read by a stage and none is ignored.
 
-Each stage reads its own section, and only that section enters the stage's cache key.
+Only the sections that a stage reads enter its cache key.
 """
 
 from typing import Annotated, Any, Literal

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyforge.distill.batches import methods, training_set
+from tinyforge.distill.losses import UNLABELLED
 from tinyforge.distill.pixels import pack, to_unit
 from tinyforge.distill.prototypes import cosine_logits
 from tinyforge.distill.teacher import adapt, fold_of
@@ -73,6 +74,20 @@ def test_views_show_every_image_equally_often(court, views):
 def test_many_views_repeat_rather_than_fill_the_memory(court, monkeypatch):
     monkeypatch.setattr("tinyforge.distill.trial.VIEW_BYTES", 2 * 10 * court.data.pixels[0].numel())
     assert draw_views(court.data, court.settings, 0).num_of_supports == 10
+
+
+def test_images_without_a_label_have_their_share_as_in_full_length(monkeypatch):
+    supports, labels = toy_images(3, 0)
+    made, made_labels = toy_images(6, 1)
+    free, _ = toy_images(30, 2)
+    data = training_set(pack(supports, SPEC), labels, pack(made, SPEC), made_labels, pack(free, SPEC))
+    settings = SETTINGS.model_copy(update={"unlabelled_share": 0.25, "steps_per_epoch": 3})
+    origin = torch.tensor([*range(9), *np.repeat(np.arange(9), 2), *[-1] * len(free)])
+    court = Court(data, origin, fold_of(torch.tensor(labels), 3), SPEC, settings, 3, seed=4)
+    seen = []
+    monkeypatch.setattr("tinyforge.distill.trial.learn", lambda run, view, taught, labels, *rest: seen.append(labels))
+    sit(court, "tint-teacher", 0, draw_views(data, settings, 4))
+    assert [int((one == UNLABELLED).sum()) for one in seen] == [2, 2, 2]  # a quarter of the eight beside supports
 
 
 def test_what_stems_from_a_held_out_support_teaches_nothing(court, views):

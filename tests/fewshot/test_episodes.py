@@ -103,6 +103,15 @@ def test_a_damaged_list_is_told(tmp_path, damage):
         load_episodes(tmp_path / "episodes.json")
 
 
+@pytest.mark.parametrize(("key", "value"), [("draws", []), ("files", [])])
+def test_a_list_without_episodes_or_files_is_told(tmp_path, key, value):
+    save_episodes(draw(1), tmp_path / "episodes.json")
+    record = json.loads((tmp_path / "episodes.json").read_text())
+    (tmp_path / "episodes.json").write_text(json.dumps(record | {key: value}))
+    with pytest.raises(DataError, match="not an episode list"):
+        load_episodes(tmp_path / "episodes.json")
+
+
 def test_an_index_beyond_a_class_is_told(tmp_path):
     save_episodes(draw(1), tmp_path / "episodes.json")
     record = json.loads((tmp_path / "episodes.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,15 @@ import time
 from importlib.util import find_spec
 
 import pytest
+from PIL import Image
 
-from tinyforge.errors import DataError, UsageError
+from tinyforge.errors import DataError, RecipeError, UsageError
 from tinyforge.fewshot.methods import BUILDS, STUDENTS, TEACHERS
 from tinyforge.fewshot.results import read_records
 from tinyforge.loading import load_recipe
 from tinyforge.stages.evaluate import evaluate, plan_from, prepare
+from tinyforge.stages.evaluate.lab import differing
+from tinyforge.store import Store
 
 CHEAP = ["support-hard", "teacher", "teacher-tuned@0.001"]
 EPISODES = {"way": 2, "shot": 2, "count": 2}
@@ -98,9 +102,15 @@ class TestEveryMethod:
         assert (about["student"], about["classes"], about["images"]) == ("conv4", list("56789"), 60)
         assert not (out / "work" / "00000").exists()
 
-    def test_no_two_methods_depend_on_the_same(self, everything):
-        methods = read_records(everything[0].out)[0]["methods"]
-        assert len({method["key"] for method in methods.values()}) == len(methods)
+    def test_methods_agree_in_what_they_share_and_tell_what_they_need(self, everything):
+        methods = read_records(everything[0].out)[0]["methods"].values()
+        assert not any(differing(one["settings"], other["settings"]) for one in methods for other in methods)
+        parts = {name: set(one["settings"]) for name, one in read_records(everything[0].out)[0]["methods"].items()}
+        assert parts["support-hard"] == {"seed", "distill"}
+        assert parts["teacher"] == {"seed", "scale", "teacher_model"}
+        assert parts["tint-class@0.2"] - parts["support-hard"] >= {"invert", "synthesize", "backbone_model", "speed"}
+        assert parts["tint-teacher@0.2+base+pretrained"] >= {"base", "start", "teacher"}
+        assert parts["build"] >= {"alphas", "trial", "build"}
 
     def test_the_summary_is_that_of_the_file_and_names_no_path(self, everything):
         request, summary = everything
@@ -139,6 +149,26 @@ class TestAgain:
             evaluate(other, log=quiet)
         evaluate(other, log=quiet, overwrite=True)
 
+    def test_other_settings_of_another_method_are_refused_too(self, digits, tiny_models, tmp_path):
+        evaluate(ask(digits, tiny_models, tmp_path, ["support-hard"], count=1), log=quiet)
+        other = ask(digits, tiny_models, tmp_path, ["support-kd"], ["distill.epochs=1"], count=1)
+        with pytest.raises(UsageError, match=r"support-hard was measured .* \(distill"):
+            evaluate(other, log=quiet)
+
+    def test_other_images_of_the_same_names_are_refused(self, digits, tiny_models, tmp_path):
+        shutil.copytree(digits / "digits", tmp_path / "digits")
+        evaluate(ask(tmp_path, tiny_models, tmp_path / "out", ["teacher"], count=1), log=quiet)
+        for file in (tmp_path / "digits").glob("*/*.png"):
+            Image.open(file).resize((16, 16)).save(file)
+        more = ask(tmp_path, tiny_models, tmp_path / "out", ["teacher", "support-hard"], count=1)
+        with pytest.raises(UsageError, match="on other images of these names"):
+            evaluate(more, log=quiet)
+
+    def test_one_at_a_time(self, digits, tiny_models, tmp_path):
+        request = ask(digits, tiny_models, tmp_path, ["teacher"], count=1)
+        with Store(tmp_path).in_use(alone=True), pytest.raises(UsageError, match="in use by another process"):
+            evaluate(request, log=quiet)
+
     def test_settings_that_a_method_does_not_read_do_not_matter(self, digits, tiny_models, tmp_path):
         evaluate(ask(digits, tiny_models, tmp_path, ["teacher"], count=1), log=quiet)
         evaluate(ask(digits, tiny_models, tmp_path, ["teacher"], ["distill.epochs=1"], count=1), log=quiet)
@@ -173,6 +203,28 @@ class TestRefused:
     def test_base_classes_that_are_evaluated(self, digits, tmp_path):
         with pytest.raises(DataError, match="must not be evaluated: 0, 1"):
             ask(digits, [], tmp_path, ["support-kd+base"], base_root=digits / "digits")
+
+    def test_classes_that_the_starting_weights_know(self, digits, tiny_models, tmp_path):
+        first = ask(digits, tiny_models, tmp_path / "a", ["support-hard+pretrained"], base_root=digits / "base",
+                    start=tmp_path / "start", start_epochs=1, count=1)  # fmt: skip
+        evaluate(first, log=quiet)
+        (tmp_path / "as").mkdir()
+        (tmp_path / "as" / "digits").symlink_to(digits / "base")
+        known = ask(tmp_path / "as", tiny_models, tmp_path / "b", ["support-hard+pretrained"], start=tmp_path / "start")
+        with pytest.raises(DataError, match="trained on classes that are evaluated: 5, 6, 7, 8, 9"):
+            evaluate(known, log=quiet)
+
+    def test_more_than_the_episode_list_has(self, digits, tiny_models, tmp_path):
+        request = ask(digits, tiny_models, tmp_path, ["teacher"])
+        evaluate(request, log=quiet)
+        with pytest.raises(UsageError, match="--shot 4: the episode list has 2"):
+            ask(digits, tiny_models, tmp_path, ["teacher"], shot=4, episodes_file=tmp_path / "episodes.json")
+        with pytest.raises(UsageError, match="--queries 3: the episode list has all that remain"):
+            ask(digits, tiny_models, tmp_path, ["teacher"], queries=3, episodes_file=tmp_path / "episodes.json")
+
+    def test_a_student_that_is_not_known(self, digits, tiny_models, tmp_path):
+        with pytest.raises(RecipeError, match="conv5"):
+            evaluate(ask(digits, tiny_models, tmp_path, ["support-hard"], ["distill.student=conv5"]), log=quiet)
 
     def test_a_list_whose_files_are_gone(self, digits, tiny_models, tmp_path):
         request = ask(digits, tiny_models, tmp_path / "a", ["teacher"])

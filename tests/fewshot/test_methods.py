@@ -47,6 +47,7 @@ def test_each_method_is_taken_once():
         ("ti@0.3", "takes no @value"),
         ("tint-class@1.5", "alpha must be from 0 to 1"),
         ("tint-class@1e-e", "is no number"),
+        ("teacher-tuned@-1", "learning rate must be from 0 to 1000"),
         ("tint-class+pretrained+base", "unknown method"),
     ],
 )

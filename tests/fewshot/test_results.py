@@ -8,6 +8,7 @@ import pytest
 from tinyforge.device.stats import mean_interval
 from tinyforge.errors import DataError, UsageError
 from tinyforge.fewshot.results import (
+    SCHEMA_VERSION,
     labels_of,
     plan,
     plan_text,
@@ -29,14 +30,14 @@ def record(index: int, accuracies: dict[str, float], images: dict | None = None)
     hard = rng.random(len(labels))
     methods = {
         name: {
-            "key": "k",
+            "settings": {"seed": "s"},
             "predicted": np.where(hard < accuracy, labels, (labels + 1) % 3).tolist(),
             "seconds": 2.0,
         }
         for name, accuracy in accuracies.items()
     }
     return {
-        "schema_version": 1, "index": index, "episode": "e", "classes": CLASSES, "queries": QUERIES,
+        "schema_version": 2, "index": index, "episode": "e", "supports": "p", "classes": CLASSES, "queries": QUERIES,
         "methods": methods, "images": images or {}, "seconds": {"images": 1.0, "learn": 5.0, "queries": 0.6},
     }  # fmt: skip
 
@@ -135,7 +136,7 @@ def test_records_are_read_in_order_and_damage_is_told(tmp_path):
     assert read_record(tmp_path, 0) is None
     for index in (10, 2):
         record_file(tmp_path, index).parent.mkdir(exist_ok=True)
-        record_file(tmp_path, index).write_text(json.dumps({"schema_version": 1, "index": index}))
+        record_file(tmp_path, index).write_text(json.dumps({"schema_version": SCHEMA_VERSION, "index": index}))
     assert [one["index"] for one in read_records(tmp_path)] == [2, 10]
     record_file(tmp_path, 2).write_text('{"schema_version": 1')
     with pytest.raises(DataError, match=r"00002\.json: not the record"):

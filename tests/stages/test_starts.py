@@ -8,6 +8,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tinyforge.cli import program
+from tinyforge.errors import RecipeError
+from tinyforge.recipe import Distill
+from tinyforge.stages.starts import start_folder, start_for
 
 
 @pytest.fixture
@@ -24,6 +27,17 @@ def photos(tmp_path):
 
 def run(*arguments):
     return CliRunner().invoke(program, ["pretrain", *map(str, arguments)])
+
+
+def test_weights_of_another_student_are_refused_at_once_and_left_out_by_a_race(tmp_path):
+    (tmp_path / "start.json").write_text('{"student": "conv4"}')
+    wanted = Distill(student="resnet12", start=str(tmp_path))
+    with pytest.raises(RecipeError, match="has starting weights of conv4, but the student is resnet12"):
+        start_folder(wanted)
+    own = Distill(student="conv4", start=str(tmp_path))
+    assert start_folder(own) == tmp_path
+    assert [start_for(student, own) for student in ("conv4", "resnet12")] == [str(tmp_path), "random"]
+    assert start_for("resnet12", Distill(start="photos")) == "photos"
 
 
 def test_only_training_classes_are_seen_and_a_student_can_start(photos, tmp_path):
@@ -112,7 +126,7 @@ def test_a_student_sees_no_fewer_pixels_than_its_starting_weights_did(tmp_path, 
     from tinyforge.recipe import Distill
     from tinyforge.stages.inputs import input_size
 
-    (tmp_path / "start.json").write_text(json.dumps({"input": {"size": [trained_at, trained_at]}}))
+    (tmp_path / "start.json").write_text(json.dumps({"student": "conv4", "input": {"size": [trained_at] * 2}}))
     support = ImageSet(("a",), (Item("a/0", 0, "", np.zeros((short_side, 90, 3), np.uint8)),))
     assert input_size(Distill(start=str(tmp_path)), support) == expected
     assert input_size(Distill(start=str(tmp_path), input_size=40), support) == 40, "the recipe decides"

@@ -1,6 +1,5 @@
 """`evaluate`: few-shot episodes."""
 
-import os
 import sys
 from contextlib import closing, redirect_stdout
 from pathlib import Path
@@ -22,8 +21,8 @@ NUMBER = click.IntRange(1)
     click.option("--data", required=True, type=PATH, help="The benchmark's folder of images."),
     click.option("--split", default="test", show_default=True, help="Whose classes: train, val or test."),
     click.option("--splits", "splits_file", type=PATH, help="Own class lists: [train], [val], [test], a class a line."),
-    click.option("--way", type=NUMBER, default=5, show_default=True, help="Classes of an episode."),
-    click.option("--shot", type=NUMBER, default=5, show_default=True, help="Supports per class."),
+    click.option("--way", type=NUMBER, help="Classes of an episode; default: 5."),
+    click.option("--shot", type=NUMBER, help="Supports per class; default: 5."),
     click.option("--queries", type=NUMBER, help="Queries per class; default: all images that remain."),
     click.option("--num-episodes", "count", type=NUMBER, help="How many; default: 20, or all of --episodes."),
     click.option("--episodes", "episodes_file", type=PATH, help="Replay the episodes.json of another run."),
@@ -46,7 +45,7 @@ NUMBER = click.IntRange(1)
     click.option("--ray-address", metavar="ADDRESS", help="Run on a Ray cluster: 'local', 'auto' or its address."),
     click.option("--plan", "wanted", type=click.FloatRange(0, 100, min_open=True), help="Then tell the episodes and "
                  "queries needed for an interval of plus or minus so many points."),
-    click.option("--pictures", is_flag=True, help="Sheets of the synthetic images, a file per method and alpha."),
+    click.option("--pictures", is_flag=True, help="Sheets of images as they are made, a file per method and alpha."),
     click.option("--keep-work", is_flag=True, help="Keep inversions and synthetic images."),
     click.option("--offline", is_flag=True, help="Use the network for nothing."),
     click.option("--overwrite", is_flag=True, help="Measure again what is already measured."),
@@ -102,10 +101,11 @@ def _run(
     overwrite: bool,
     **asked: Any,
 ) -> Answer:
+    from tinyforge.cores import granted_cores
     from tinyforge.fewshot.results import plan_text, summary_text
     from tinyforge.stages import evaluate as stage
 
-    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    threads = threads or max(1, granted_cores() // workers)
     request = stage.prepare(benchmark, data, out, recipe, methods=names, alphas=alphas, threads=threads, **asked)
     with closing(Progress()) as progress, redirect_stdout(sys.stderr):
         how = {"log": progress.log, "progress": progress.count, "overwrite": overwrite}

@@ -4,6 +4,11 @@ import torch
 from torch import nn
 
 
+def device_of(wanted: str) -> str:
+    """'cpu' or 'cuda'; 'auto' is CUDA where there is one."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
 def settled_dtype(dtype: str, device_type: str) -> str:
     """'float32' or 'bfloat16'; 'auto' is bfloat16 where the processor has it."""
     if dtype != "auto":

@@ -57,7 +57,7 @@ def methods(settings: Distill) -> tuple[Method, ...]:
 @dataclass(frozen=True)
 class TrainingSet:
     """pixels: uint8 (n, 3, h, w). labels: int64 (n,), UNLABELLED where unknown. The first ``num_supports`` are the
-    supports.
+    supports; images without a label come last.
     """
 
     pixels: Tensor

@@ -127,6 +127,8 @@ def held_out_logits(court: Court, candidate: Candidate, fold: int, views: Views,
     if not method.needs_teacher:
         usable &= court.data.labels != UNLABELLED
     rows = usable[views.image].nonzero()[:, 0]
+    labelled = court.data.labels[views.image[rows]] != UNLABELLED
+    rows = torch.cat([rows[labelled], rows[~labelled]])  # as a training set wants them
     num_supports = int((rows < views.num_of_supports).sum())
     given = TrainingSet(views.pixels[rows], court.data.labels[views.image[rows]], num_supports)
     student = seeded_student(settings, court.num_classes, court.spec.size[0], court.seed)

@@ -135,7 +135,9 @@ def load_episodes(file: Path) -> EpisodeList:
         loaded = EpisodeList(**record | {"files": files, "protocol": protocol, "draws": tuple(record["draws"])})
         for index in range(len(loaded)):
             loaded[index]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as fault:
+        if not loaded.draws:
+            raise ValueError("it is empty")
+    except (OSError, AttributeError, ValueError, KeyError, TypeError, IndexError) as fault:
         raise DataError(f"{file}: not an episode list ({type(fault).__name__}: {fault})") from fault
     return loaded
 

@@ -14,6 +14,7 @@ from tinyforge.registry import unknown
 
 REFERENCE = "support-hard"
 NTI_ALPHA = 0.2
+MOST_RATE = 1000.0  # as in a recipe
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ def parse(text: str) -> Method:
         raise UsageError(f"'{text}': {kind} takes no @value; tint-class, tint-teacher, nti and teacher-tuned do")
     if value is not None and kind in STUDENTS and not 0 <= value <= 1:
         raise UsageError(f"'{text}': alpha must be from 0 to 1")
+    if value is not None and kind not in STUDENTS and not 0 <= value <= MOST_RATE:
+        raise UsageError(f"'{text}': the learning rate must be from 0 to {MOST_RATE:g}")
     if kind.startswith("nti") and value is None:
         value = NTI_ALPHA
     return Method(kind, value, base, pretrained)

@@ -2,8 +2,9 @@
 
 A record holds raw answers, so every number of the summary can be worked out again from the files::
 
-    {"schema_version": 1, "index", "episode": fingerprint, "classes": [...], "queries": [count per class],
-     "methods": {name: {"key": hash of what it depends on, "predicted": [label per query], "seconds"}},
+    {"schema_version": 2, "index", "episode": fingerprint, "supports": hash of their pixels, "classes": [...],
+     "queries": [count per class],
+     "methods": {name: {"settings": {part: hash}, "predicted": [label per query], "seconds"}},
      "images": {set: {"count", "kept", "teacher_agreement", "frechet"}}, "seconds": {"images", "learn", "queries"}}
 """
 
@@ -21,7 +22,7 @@ from tinyforge.errors import DataError, UsageError
 from tinyforge.fewshot.methods import REFERENCE
 from tinyforge.fewshot.variance import components, episodes_needed, optimal_queries
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TEACHER = "teacher"
 
 

@@ -22,6 +22,7 @@ from tinyforge.device.preprocess import decode
 from tinyforge.device.spec import InputSpec
 from tinyforge.duplicates import near_duplicates
 from tinyforge.images import ImageSet, Item, content_hash
+from tinyforge.recipe import Distill
 from tinyforge.stages.crew import Crew, crew
 from tinyforge.stages.inputs import input_size, view_size
 from tinyforge.stages.road import Artifact, Road
@@ -179,23 +180,28 @@ class Classroom:
     def train(
         self, way: Way, checkpoint: Path | None = None, progress: Callable[[int, int], None] | None = None
     ) -> Any:
-        """The student made in one way, from the same start, with the same views and number of steps as any other."""
-        from tinyforge.distill.train import methods, seeded_student, train_student
+        """The student made in one way."""
+        from tinyforge.distill.train import methods
 
-        road, wanted, seed = self.road, self.road.recipe.distill, self.road.recipe.seed
+        wanted = self.road.recipe.distill
         if way.support_share is not None:
             wanted = wanted.model_copy(update={"support_share": way.support_share})
         chosen = {one.name: one for one in methods(wanted)}[way.method]
         views = self.taught_spec if chosen.needs_teacher else self.spec
         data = self.data_of(chosen) if way.alpha is None else self.training_set(views, way.alpha)
-        student = seeded_student(
-            wanted, len(road.inputs.support.classes), self.spec.size[0], seed, offline=road.job.offline
-        )
-        return train_student(
-            student, self.spec, data, chosen, wanted, seed=seed,
-            teacher=self.teacher, start=self.start, checkpoint=checkpoint, device=road.device,
-            look=self.look(views, way.alpha), progress=progress,
-        )  # fmt: skip
+        look = self.look(views, way.alpha)
+        how = {"start": self.start, "checkpoint": checkpoint, "look": look, "progress": progress}
+        return self.learn(chosen, wanted, data, device=self.road.device, **how)
+
+    def learn(self, method: Any, wanted: Distill, data: Any, **how: Any) -> Any:
+        """A student of ``method`` (distill.batches.Method) on ``data``: the same student, views, batches and number of
+        steps as any other's. how: further arguments of ``train_student``.
+        """
+        from tinyforge.distill.train import seeded_student, train_student
+
+        num_classes, seed = len(self.road.inputs.support.classes), self.road.recipe.seed
+        student = seeded_student(wanted, num_classes, self.spec.size[0], seed, offline=self.road.job.offline)
+        return train_student(student, self.spec, data, method, wanted, seed=seed, teacher=self.teacher, **how)
 
     def dropped(self) -> dict[str, Any] | None:
         """How many synthetic images were made and are kept, per class, and why the others are not."""

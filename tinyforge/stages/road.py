@@ -226,8 +226,8 @@ def _own_teacher(name: str, backbone: Choice, images: Sequence[np.ndarray]) -> s
 
 
 def complete(recipe: Recipe, backbone: str, teacher: str) -> Recipe:
-    """Fill what the recipe left open: from its preset, then from the ``tinyforge.json`` of the backbone's folder
-    ([invert], [synthesize], [distill]) and of the teacher's ([teacher]), where there is one: {section: {key: value}}.
+    """Fill what the recipe left open: from its preset, then from the ``tinyforge.json`` of the backbone's folder and of
+    the teacher's, where there is one: {section: {key: value}}.
     """
     recipe = _filled(recipe, PRESETS[recipe.preset] if recipe.preset else {})
     for file in (Path(source) / "tinyforge.json" for source in (backbone, teacher)):

@@ -33,14 +33,34 @@ def shipped_start(student: str) -> Path | None:
 
 
 def start_folder(wanted: Distill) -> Path | None:
-    """Where the recipe's starting weights are; None for none. Raises RecipeError for a folder without any."""
+    """Where the recipe's starting weights are; None for none. Raises RecipeError for a folder without any, or with
+    those of another student.
+    """
     if wanted.start == "random":
         return None
     if wanted.start == "photos":
         return shipped_start(wanted.student)
     if not Path(wanted.start, ABOUT).is_file():
         raise RecipeError(f"distill.start: {wanted.start}: no starting weights there (no {ABOUT})")
+    if student_of(Path(wanted.start)) != wanted.student:
+        raise RecipeError(
+            f"distill.start: {wanted.start} has starting weights of {student_of(Path(wanted.start))}, but the student "
+            f"is {wanted.student}"
+        )
     return Path(wanted.start)
+
+
+def student_of(folder: Path) -> str:
+    """The student that a folder's starting weights are of. Raises RecipeError where they do not say."""
+    try:
+        return str(json.loads((folder / ABOUT).read_bytes())["student"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise RecipeError(f"{folder / ABOUT}: does not say which student the weights are of ({fault})") from fault
+
+
+def start_for(student: str, wanted: Distill) -> str:
+    """``distill.start`` for another student than the recipe's: 'random' where its folder is of the recipe's own."""
+    return wanted.start if wanted.start in ("random", "photos") or student == wanted.student else "random"
 
 
 def start_size(wanted: Distill) -> int:

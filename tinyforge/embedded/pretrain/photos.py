@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Known:
     why: str
 
 
+@cache
 def known_folders() -> dict[str, Known]:
     """Folder name → its row of photos.tsv."""
     file = Path(__file__).with_name("photos.tsv")
@@ -67,6 +69,12 @@ def listed(roots: list[Path]) -> dict[tuple[str, str], list[Path]]:
             if row.role != "excluded":
                 found.setdefault((row.role, row.name), []).extend(images_below(folder))
     return {key: files for key, files in sorted(found.items()) if files}
+
+
+def word_of(folder: str) -> str:
+    """The class that a folder's name stands for, WordNet ids included where photos.tsv has them."""
+    row = known_folders().get(folder)
+    return _word(folder) if row is None else row.name
 
 
 def _word(folder: str) -> str:

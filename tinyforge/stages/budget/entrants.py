@@ -8,6 +8,7 @@ from tinyforge.errors import RecipeError
 from tinyforge.recipe import Recipe
 from tinyforge.stages.inputs import Inputs, input_size
 from tinyforge.stages.road import Artifact, Road
+from tinyforge.stages.starts import start_for
 from tinyforge.target import Target
 
 
@@ -82,6 +83,7 @@ def road_of(road: Road, net: Net) -> Road:
             "student": net.student,
             "input_size": net.input_size,
             "pretrained": recipe.distill.pretrained and net.student.startswith("timm:"),
+            "start": start_for(net.student, recipe.distill),
         }
     )
     compress = recipe.compress.model_copy(update={"precisions": kinds_of(recipe, road.job.target)})

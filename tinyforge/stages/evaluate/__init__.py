@@ -17,11 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tinyforge import embedded
 from tinyforge.errors import UsageError
 from tinyforge.fewshot.episodes import extended, load_episodes, save_episodes
 from tinyforge.fewshot.results import plan, read_records, summarise
+from tinyforge.recipe import Recipe
 from tinyforge.stages.evaluate.request import Request, prepare
-from tinyforge.store import write_atomic
+from tinyforge.stages.road import Road
+from tinyforge.store import Store, write_atomic
 
 __all__ = ["Request", "evaluate", "plan_from", "prepare"]
 
@@ -39,18 +42,35 @@ def evaluate(
 
     workers: processes on this machine. ray_address: a Ray cluster instead: 'local', 'auto' or its address.
     overwrite: measure everything again.
-    Raises DataError when ``request.out`` holds results of other episodes, UsageError when of other settings.
+    Raises DataError when ``request.out`` holds results of other episodes, UsageError when of other settings, or when
+    another process is at work there.
     """
+    with Store(request.out).in_use(alone=True):
+        return _evaluate(request, workers, ray_address, overwrite, log, progress)
+
+
+def _evaluate(
+    request: Request,
+    workers: int,
+    ray_address: str | None,
+    overwrite: bool,
+    log: Callable[[str], None],
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    from tinyforge.distill.students import check_student
     from tinyforge.stages.evaluate import workers as run
     from tinyforge.stages.evaluate.lab import equipped
-    from tinyforge.stages.evaluate.start import make_start, start_folder
+    from tinyforge.stages.evaluate.start import check_novel, make_start, start_folder
 
     if overwrite:
         forget(request.out)
     file = request.out / "episodes.json"
     save_episodes(extended(load_episodes(file), request.episodes) if file.is_file() else request.episodes, file)
-    request = replace(request, recipe=equipped(request, log, progress).recipe)
+    request = replace(request, recipe=with_names(equipped(request, log, progress)))
+    if any(one.is_student for one in request.methods):
+        check_student(request.recipe.distill.student, pretrained=request.recipe.distill.pretrained)
     make_start(request, log, progress)
+    check_novel(request)
     request = replace(request, start=start_folder(request))
     if ray_address is not None:
         run.on_ray(request, ray_address, progress)
@@ -61,6 +81,21 @@ def evaluate(
     summary = describe(request) | summarise(read_records(request.out), request.reference)
     write_atomic(request.out / "summary.json", (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
     return summary
+
+
+def with_names(road: Road) -> Recipe:
+    """The road's recipe with the models that were chosen here by name, so that no other machine chooses again: what
+    ships by its domain, anything else by its source.
+    """
+    named = {
+        "backbone": road.recipe.backbone.model_copy(update={"name": _portable(road.backbone_choice.source)}),
+        "teacher": road.recipe.teacher.model_copy(update={"name": _portable(road.teacher_choice.source)}),
+    }
+    return road.recipe.model_copy(update=named)
+
+
+def _portable(source: str) -> str:
+    return Path(source).parent.name if Path(source).is_relative_to(embedded.HERE) else source
 
 
 def forget(out: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyforge.device.spec import InputSpec
+from tinyforge.errors import UsageError
 from tinyforge.fewshot.frechet import frechet_distance
 from tinyforge.fewshot.methods import Method
 from tinyforge.fewshot.results import SCHEMA_VERSION
@@ -47,7 +48,8 @@ class Outcome:
 
 
 def measure(lab: Lab, index: int, known: dict[str, Any] | None, folder: Path) -> Outcome | None:
-    """The record of an episode, what ``known`` holds taken over; None when nothing was missing.
+    """The record of an episode, what ``known`` holds taken over; None when nothing was missing. Raises UsageError when
+    ``known`` was measured otherwise.
 
     folder: where inversions are kept until the episode is done; an interrupted one continues there.
     """
@@ -55,6 +57,10 @@ def measure(lab: Lab, index: int, known: dict[str, Any] | None, folder: Path) ->
     if not methods:
         return None
     task, clock, answers, sets, pictures = Task(lab, lab.request.episodes[index], folder), Clock(), {}, {}, {}
+    if known is not None and known["supports"] != task.supports:
+        raise UsageError(
+            f"episode {index} was measured before on other images of these names; choose another --out, or --overwrite"
+        )
     for method in (one for one in methods if not one.is_student):
         answer = teacher_answers if method.is_teacher else build_answers
         answers[method.name] = answer(task, method, clock)
@@ -81,13 +87,14 @@ def _record(
     task: Task, known: dict[str, Any] | None, answers: dict[str, Any], sets: dict[str, Any], clock: Clock
 ) -> dict[str, Any]:
     known = known or {"methods": {}, "images": {}, "seconds": {}}
-    keys = task.lab.keys
-    methods = {name: {"key": keys[name], **answer} for name, answer in answers.items()}
+    settings = task.lab.settings
+    methods = {name: {"settings": settings[name], **answer} for name, answer in answers.items()}
     seconds = {what: round(spent + known["seconds"].get(what, 0.0), 3) for what, spent in clock.seconds.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "index": task.episode.index,
         "episode": task.episode.fingerprint,
+        "supports": task.supports,
         "classes": list(task.episode.classes),
         "queries": [len(names) for names in task.episode.queries],
         "methods": {**known["methods"], **methods},
@@ -162,19 +169,15 @@ def open_room(task: Task, group: Sequence[Method], images: Images, with_base: bo
 
 
 def train(task: Task, method: Method, room: Classroom) -> Any:
-    """The student of one method; start, batches, views and number of steps are those of every other."""
-    from tinyforge.distill.train import Method as Way
-    from tinyforge.distill.train import seeded_student, train_student
+    """The student of one method."""
+    from tinyforge.distill.batches import Method as Way
 
-    wanted, seed, num_classes = room.road.recipe.distill, room.road.recipe.seed, len(task.episode.classes)
+    wanted = room.road.recipe.distill
     share = 1.0 if method.row.labels == "class" else wanted.hard_label_share
     way = Way(method.name, bool(len(room.images)) or method.base, method.row.labels, share)
-    student = seeded_student(wanted, num_classes, room.spec.size[0], seed, offline=room.road.job.offline)
     progress = room.road.progress(f"episode {task.episode.index}, {method.name}")
-    return train_student(
-        student, room.spec, room.data_of(way), way, wanted, seed=seed, teacher=room.teacher, device=task.lab.device,
-        start=task.lab.start if method.pretrained else None, progress=progress,
-    )  # fmt: skip
+    how = {"start": task.lab.start if method.pretrained else None, "device": task.lab.device, "progress": progress}
+    return room.learn(way, wanted, room.data_of(way), **how)
 
 
 def describe_images(task: Task, room: Classroom) -> dict[str, Any]:

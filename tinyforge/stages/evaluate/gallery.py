@@ -42,8 +42,9 @@ class Gallery:
     def _kept(self, kind: str, listed: Sequence[str], compute: Callable[[Iterator[np.ndarray]], Any]) -> Any:
         from safetensors.torch import load_file, save
 
-        sizes = [(file, (self.root / file).stat().st_size) for file in listed]
-        key = hashlib.sha256(json.dumps([kind, sizes]).encode()).hexdigest()
+        found = [(file, (self.root / file).stat()) for file in listed]
+        states = [(file, one.st_size, one.st_mtime_ns) for file, one in found]
+        key = hashlib.sha256(json.dumps([kind, states]).encode()).hexdigest()
         kept = self.cache / f"{key[:32]}.safetensors"
         if not kept.is_file():
             write_atomic(kept, save({"rows": compute(decoded(self.root, listed)).contiguous()}))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ from tinyforge.stages.evaluate.request import Request
 from tinyforge.stages.evaluate.start import start_folder
 from tinyforge.stages.inputs import Inputs
 from tinyforge.stages.road import Job, Road, equip
+from tinyforge.stages.starts import start_fingerprint, start_size
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,10 @@ class Lab:
 
     @cached_property
     def device(self) -> str:
-        """'cpu' or 'cuda': the recipe's, 'auto' being CUDA where there is one."""
-        import torch
+        """Where torch works, as the recipe's [backbone] says: 'cpu' or 'cuda'."""
+        from tinyforge.distill.arithmetic import device_of
 
-        wanted = self.recipe.backbone.device
-        return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+        return device_of(self.recipe.backbone.device)
 
     @cached_property
     def extractor(self) -> Any:
@@ -59,9 +59,12 @@ class Lab:
         return Gallery(self.request.root, episodes.files, cache, whole)
 
     @cached_property
-    def keys(self) -> dict[str, str]:
-        """Method name -> sha256 hex of all that its answers depend on, besides the episode."""
-        return {one.name: _hash(method_settings(self, one)) for one in self.request.methods}
+    def settings(self) -> dict[str, dict[str, str]]:
+        """Method name -> all that its answers depend on, besides the episode: part -> hash."""
+        return {
+            one.name: {part: _hash(value) for part, value in method_settings(self, one).items()}
+            for one in self.request.methods
+        }
 
 
 def equipped(request: Request, log: Callable[[str], None], progress: Callable[[str, int, int], None]) -> Road:
@@ -92,24 +95,31 @@ def open_lab(request: Request, progress: Callable[[str, int, int], None] = lambd
 
 
 def method_settings(lab: Lab, method: Method) -> dict[str, Any]:
-    """All that a method's answers depend on, besides the episode, as JSON values."""
+    """All that a method's answers depend on, besides the episode, as JSON values: of two methods in one results folder
+    every part that both have must be the same.
+    """
     recipe = lab.recipe
-    found: dict[str, Any] = {"method": method.name, "seed": lab.request.episodes.seed}
+    found: dict[str, Any] = {"seed": lab.request.episodes.seed}
     if method.needs_teacher:
-        tuned = method.kind != "teacher"
-        found["teacher"] = recipe.teacher.model_dump(mode="json", exclude={"name"}) if tuned else recipe.teacher.scale
-        found["teacher_weights"] = lab.extractor.fingerprint
+        found["teacher_model"] = [lab.extractor.fingerprint, lab.extractor.spec.to_json()]
+        found["scale"] = recipe.teacher.scale
+        if method.kind != "teacher":
+            found["teacher"] = recipe.teacher.model_dump(mode="json", exclude={"name"})
     if not method.is_teacher:
-        unread = {"unlabelled"} if method.is_build else {"unlabelled", "labels"}
-        found["distill"] = recipe.distill.model_dump(mode="json", exclude=unread)
+        size = recipe.distill.input_size or f"at least {start_size(recipe.distill)}"
+        unread = {"unlabelled", "labels", "start", "input_size"}
+        found["distill"] = [size, recipe.distill.model_dump(mode="json", exclude=unread)]
     if method.is_build:
+        found["build"] = [recipe.distill.labels, start_fingerprint(recipe.distill)]
         found["trial"] = recipe.trial.model_dump(mode="json")
     if method.needs_backbone:
-        swept = {"preview_alphas"} | ({"alphas"} if method.value is not None else set())
         found["invert"] = recipe.invert.model_dump(mode="json")
-        found["synthesize"] = recipe.synthesize.model_dump(mode="json", exclude=swept)
-        found["backbone"] = recipe.backbone.model_dump(mode="json", exclude={"name"})
-        found["backbone_weights"] = lab.road.backbone.fingerprint
+        found["synthesize"] = recipe.synthesize.model_dump(mode="json", exclude={"alphas", "preview_alphas"})
+        if method.value is None:
+            found["alphas"] = recipe.synthesize.alphas
+        found["backbone"] = recipe.backbone.model_dump(mode="json", exclude={"name", "auto_folder"})
+        found["backbone_model"] = lab.road.backbone.fingerprint
+        found["speed"] = recipe.speed.model_dump(mode="json")
     if method.base:
         found["base"] = list(lab.request.base.picked)
     if method.pretrained:
@@ -118,8 +128,8 @@ def method_settings(lab: Lab, method: Method) -> dict[str, Any]:
 
 
 def missing_methods(lab: Lab, index: int, record: dict[str, Any] | None) -> list[Method]:
-    """The methods that an episode's record lacks. Raises UsageError when what it has was measured with other settings,
-    or on another episode.
+    """The methods that an episode's record lacks. Raises UsageError when what it has, asked for or not, was measured
+    with other settings or models than what is asked for now, or on another episode.
     """
     if record is None:
         return list(lab.request.methods)
@@ -127,14 +137,20 @@ def missing_methods(lab: Lab, index: int, record: dict[str, Any] | None) -> list
     if record["episode"] != lab.request.episodes[index].fingerprint:
         raise UsageError(f"{where} was measured on other images before; choose another --out, or --overwrite")
     known = record["methods"]
-    changed = [name for name, key in lab.keys.items() if name in known and known[name]["key"] != key]
-    if changed:
-        raise UsageError(
-            f"{where}: {', '.join(changed)} was measured before with other settings or models; "
-            "choose another --out, or --overwrite"
-        )
+    for name, measured in known.items():
+        others = sorted({part for asked in lab.settings.values() for part in differing(measured["settings"], asked)})
+        if others:
+            raise UsageError(
+                f"{where}: {name} was measured before with other settings or models ({', '.join(others)}); "
+                "choose another --out, or --overwrite"
+            )
     return [one for one in lab.request.methods if one.name not in known]
 
 
+def differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The parts that both have, and not the same."""
+    return [part for part in one.keys() & other.keys() if one[part] != other[part]]
+
+
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

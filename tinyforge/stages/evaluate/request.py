@@ -14,6 +14,7 @@ from tinyforge.folders import check_out
 from tinyforge.recipe import Recipe
 from tinyforge.stages.starts import ABOUT, shipped_start
 
+WAY, SHOT = 5, 5
 EXTRA = 100  # real images per class for 'real-extra' at most, unless said otherwise
 
 
@@ -63,8 +64,8 @@ def prepare(
     reference: str | None = None,
     split: str = "test",
     splits_file: Path | None = None,
-    way: int = 5,
-    shot: int = 5,
+    way: int | None = None,
+    shot: int | None = None,
     count: int | None = None,
     queries: int | None = None,
     extra: int | None = None,
@@ -75,7 +76,8 @@ def prepare(
 ) -> Request:
     """Read the folders, draw or load the episodes, and check that all methods can run. Opens no image.
 
-    count: default 20, or all of ``episodes_file``. extra: default 0, or for 'real-extra' as many as synthetic ones.
+    way, shot: default 5. count: default 20. extra: default 0, or for 'real-extra' as many as synthetic ones. With
+    ``episodes_file`` all of these, and the seed, are the list's.
     Raises DataError, UsageError.
     """
     check_out(out)
@@ -87,8 +89,10 @@ def prepare(
         raise UsageError(f"--reference {compared}: not among the methods asked for; add it to --methods")
     if episodes_file is not None:
         episodes = _replayed(load_episodes(episodes_file), benchmark, root)
+        _check_protocol(episodes.protocol, {"way": way, "shot": shot, "extra": extra, "queries": queries})
     else:
         files = read_classes(root, benchmark, split, splits_file)
+        way, shot = way or WAY, shot or SHOT
         protocol = Protocol(way, shot, _extra(extra, wanted, recipe, files, shot), queries)
         episodes = draw_episodes(benchmark, split, files, protocol, recipe.seed, count or 20)
     if count is not None and count > len(episodes):
@@ -130,6 +134,15 @@ def _replayed(episodes: EpisodeList, benchmark: str, root: Path) -> EpisodeList:
         shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         raise DataError(f"{root}: {len(missing)} files of the episode list are not there: {shown}")
     return episodes
+
+
+def _check_protocol(listed: Protocol, asked: dict[str, int | None]) -> None:
+    """Raises UsageError where something else is asked for than the episode list has."""
+    for what, value in asked.items():
+        own = getattr(listed, what)
+        if value not in (None, own):
+            told = "all that remain" if own is None else own
+            raise UsageError(f"--{what} {value}: the episode list has {told}; leave it out, or draw other episodes")
 
 
 def _base(benchmark: str, root: Path, splits_file: Path | None, given: bool, count: int, episodes: EpisodeList) -> Base:

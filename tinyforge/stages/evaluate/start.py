@@ -1,8 +1,11 @@
 """The starting weights of '+pretrained' students: trained on the base classes when they are not there yet."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+from tinyforge.errors import DataError
+from tinyforge.fewshot.datasets import BENCHMARKS
 from tinyforge.stages.evaluate.gallery import decoded
 from tinyforge.stages.evaluate.request import Request
 from tinyforge.stages.starts import ABOUT, shipped_start
@@ -17,10 +20,13 @@ def make_start(request: Request, log: Callable[[str], None], progress: Callable[
     """Train the starting weights that ``request`` needs, unless they are there; an interrupted training continues."""
     folder, base = start_folder(request), request.base
     wants_it = any(one.pretrained for one in request.methods)
+    if wants_it and (folder / ABOUT).is_file():
+        log(f"starting weights: {folder}")
     if base is None or not wants_it or (folder / ABOUT).is_file():
         return
     import torch
 
+    from tinyforge.distill.arithmetic import device_of
     from tinyforge.distill.pixels import pack
     from tinyforge.distill.pretraining import train_start
     from tinyforge.distill.students import default_spec
@@ -35,9 +41,28 @@ def make_start(request: Request, log: Callable[[str], None], progress: Callable[
     settings = wanted.model_copy(update={"epochs": request.start_epochs, "steps_per_epoch": steps})
     train_start(
         pixels, [label for label, _ in names], tuple(base.files), spec, settings, folder,
-        seed=request.recipe.seed, device="cuda" if torch.cuda.is_available() else "cpu",
+        seed=request.recipe.seed, device=device_of(request.recipe.backbone.device),
         progress=lambda done, total: progress("starting weights", done, total),
     )  # fmt: skip
+
+
+def check_novel(request: Request) -> None:
+    """Raises DataError where a class to be evaluated is one that the starting weights know. The shipped ones are held
+    to it on benchmarks, whose splits say which classes are new; a user's own folder may well show a pizza.
+    """
+    folder = start_folder(request)
+    own = request.start is None and not BENCHMARKS[request.episodes.benchmark].has_splits
+    if own or not any(one.pretrained for one in request.methods) or not (folder / ABOUT).is_file():
+        return
+    from tinyforge.embedded.pretrain.photos import word_of
+
+    known = set(map(word_of, json.loads((folder / ABOUT).read_text(encoding="utf-8"))["classes"]))
+    both = [name for name in request.episodes.files if word_of(name) in known]
+    if both:
+        raise DataError(
+            f"the starting weights in {folder} were trained on classes that are evaluated: {', '.join(both[:8])}; "
+            "evaluate another --split, or give other weights with --start"
+        )
 
 
 def base_size(request: Request) -> int:

@@ -1,12 +1,11 @@
 """One episode under way: its images, its teacher, and builds on its supports."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tinyforge.device.spec import InputSpec
 from tinyforge.fewshot.episodes import Episode, episode_seed
@@ -29,6 +28,14 @@ class Task:
     @cached_property
     def support(self) -> ImageSet:
         return read_set(self.lab.request.root, self.episode.classes, self.episode.support)
+
+    @cached_property
+    def supports(self) -> str:
+        """sha256 hex of the supports' pixels."""
+        digest = hashlib.sha256()
+        for item in self.support.items:
+            digest.update(f"{item.label} {item.rgb.shape} ".encode() + item.rgb.tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -84,7 +91,8 @@ class Task:
     def _features(self, files: tuple[tuple[str, ...], ...]) -> Any:
         import torch
 
-        kind, by = f"features {self.lab.extractor.fingerprint}", self.lab.extractor
+        by = self.lab.extractor
+        kind = f"features {by.fingerprint} {by.spec.to_json()}"
         parts = zip(self.episode.classes, files, strict=True)
         return torch.cat(
             [self.lab.gallery.rows(kind, name, names, lambda images: embedded(by, images)) for name, names in parts]
@@ -101,11 +109,6 @@ class Task:
         return torch.cat(
             [self.lab.gallery.rows(kind, name, names, lambda images: pack(images, spec)) for name, names in parts]
         )
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 (M,) of the queries."""
-        return self.episode.labels
 
 
 def embedded(extractor: Any, images: Any) -> Any:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tinyforge.errors import MissingError, TinyForgeError
+from tinyforge.errors import MissingError, TinyForgeError, UsageError, storage_error
 from tinyforge.fewshot.results import read_record, record_file
 from tinyforge.stages.evaluate.episode import Outcome, measure
 from tinyforge.stages.evaluate.lab import Lab, open_lab
@@ -98,8 +98,11 @@ def _work(request: Request, todo: Any, told: Any) -> None:
         return
     except TinyForgeError as fault:
         told.put(fault)
+    except ModuleNotFoundError as fault:
+        told.put(MissingError(f"in a worker: {fault}"))
     except Exception as fault:
-        told.put(TinyForgeError(f"in a worker: {type(fault).__name__}: {fault}"))
+        known = storage_error(fault) if isinstance(fault, OSError) else None
+        told.put(known or TinyForgeError(f"in a worker: {type(fault).__name__}: {fault}"))
 
 
 class Actor:
@@ -123,7 +126,7 @@ def on_ray(request: Request, address: str, progress: Progress) -> None:
     """Episodes as tasks of a Ray cluster, each with ``request.threads`` CPUs and, where the cluster has GPUs, one GPU.
 
     address: 'local' starts a cluster on this machine, 'auto' finds a running one. Raises MissingError without Ray or
-    without a cluster there.
+    without a cluster there, UsageError where no machine of it has so many CPUs.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -139,6 +142,9 @@ def on_ray(request: Request, address: str, progress: Progress) -> None:
     try:
         has = ray.cluster_resources()
         gpus, cpus = int(has.get("GPU", 0)), int(has.get("CPU", 1))
+        most = max((int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]), default=0)
+        if request.threads > most:
+            raise UsageError(f"no machine of the cluster has {request.threads} CPUs: give --threads {most} or fewer")
         kind = ray.remote(num_cpus=request.threads, num_gpus=1 if gpus else 0)(Actor)
         count = max(1, min(request.count, gpus or cpus, cpus // request.threads))
         pool = ActorPool([kind.remote(request) for _ in range(count)])
