@@ -4,8 +4,9 @@
     tinyforge build --recipe raspi --data folders/cifar10 --test folders/cifar10-test --out forge-cifar10
 
 Of CIFAR-FS (32 px) and miniImageNet (84 px). --split test: cifar10, mini5 and mini8, which were seen when the trial's
-prior for photos was chosen, and cifar5, cifar5b and mini7, the other test classes, which were not. --split val: five
-folders to choose by. Each class has 5 supports and 100 test images, drawn by the seed.
+prior for photos was chosen; cifar5, cifar5b and mini7, the other test classes, which were not; and mini10, to see how
+long ten classes take, three of mini8's and all of mini7's. --split val: five folders to choose by. Each class has 5
+supports and 100 test images, drawn by the seed.
 """
 
 import argparse
@@ -22,6 +23,7 @@ FOLDERS = {  # split -> folder -> its classes, of those of the split in order
     "test": {
         "cifar10": (CIFAR, 0, 10), "mini5": (MINI, 0, 5), "mini8": (MINI, 5, 13),
         "cifar5": (CIFAR, 10, 15), "cifar5b": (CIFAR, 15, 20), "mini7": (MINI, 13, 20),
+        "mini10": (MINI, 10, 20),
     },
     "val": {
         "cifar5v": (CIFAR, 0, 5), "cifar5w": (CIFAR, 5, 10), "cifar6v": (CIFAR, 10, 16),
