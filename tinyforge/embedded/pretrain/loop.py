@@ -30,8 +30,8 @@ LossOf = Callable[[nn.Module, int, torch.Generator], Tensor]
 class Plan:
     """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr.
 
-    slow: the share of lr that parameters below an attribute named text get. dtype: of the model's arithmetic, weights
-    and averages stay float32; bfloat16 is about twice as fast where the processor has it.
+    dtype: of the model's arithmetic, weights and averages stay float32; bfloat16 is about twice as fast where the
+    processor has it.
     """
 
     steps: int
@@ -42,7 +42,6 @@ class Plan:
     weight_decay: float = 0.01
     ema: float = 0.999
     clip: float = 1.0
-    slow: float = 0.25
     dtype: str = "float32"
     save_every: int = 500
     log_every: int = 50
@@ -75,14 +74,11 @@ def _averaged(state: dict[str, Tensor], new: dict[str, Tensor], decay: float) ->
 
 
 def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW in four groups: matrices decay and vectors don't, the text encoder is slower."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, param in model.named_parameters():
-        groups.setdefault((param.ndim > 1, name.startswith("text.")), []).append(param)
-    settings = [
-        {"params": params, "weight_decay": plan.weight_decay * decays, "share": plan.slow if slow else 1.0}
-        for (decays, slow), params in groups.items()
-    ]
+    """AdamW in two groups: matrices decay and vectors don't."""
+    groups: dict[bool, list[nn.Parameter]] = {}
+    for param in model.parameters():
+        groups.setdefault(param.ndim > 1, []).append(param)
+    settings = [{"params": params, "weight_decay": plan.weight_decay * decays} for decays, params in groups.items()]
     return torch.optim.AdamW(settings, lr=plan.lr, betas=(0.9, 0.99))
 
 
@@ -131,12 +127,8 @@ def train(
     resume: bool = True,
     device: str = "cpu",
     name: str = "model",
-    on_save: Callable[[dict[str, Tensor], int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Run the plan and return the EMA weights.
-
-    loss_of(model, step, generator) → scalar. on_save(ema weights, step) is called after each checkpoint.
-    """
+    """Run the plan and return the EMA weights."""
     torch.backends.cudnn.benchmark = True
     model.to(device).train()
     optimizer = _optimizer(model, plan)
@@ -152,7 +144,7 @@ def train(
     began, recent = time.monotonic(), []
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(plan, step) * group["share"]
+            group["lr"] = rate(plan, step)
         with half_precision(device, plan.dtype):
             loss = loss_of(model, step, generator(plan.seed, step))
         optimizer.zero_grad(set_to_none=True)
@@ -169,6 +161,4 @@ def train(
         if done % plan.save_every == 0 or done == plan.steps:
             tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
             save_checkpoint(checkpoint, tensors | _flat_optimizer(optimizer), {"step": done, "plan": plan.__dict__})
-            if on_save is not None:
-                on_save(ema, done)
     return ema
