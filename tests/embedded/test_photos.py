@@ -121,6 +121,16 @@ def test_parts_trained_one_by_one_are_those_of_one_run(roots, tmp_path):
         assert (single / file).read_bytes() == (whole / file).read_bytes()
 
 
+def test_a_run_that_measures_its_steps_gives_the_weights_of_one_that_knows_them(roots, tmp_path):
+    source = photos.load_photos(tmp_path / "pool", roots)
+    how = {"design": SMALL, "parts": ("teacher",), "minutes": {"teacher": 1e-9}}
+    measured = train_domain(source, tmp_path / "measured", **how)
+    known = train_domain(source, tmp_path / "known", steps={"teacher": 10}, **how)
+    assert (measured / "work" / "teacher.steps").read_text() == "10"
+    file = "teacher/model.safetensors"
+    assert (measured / file).read_bytes() == (known / file).read_bytes()
+
+
 def test_the_teachers_eyes_tell_a_blur_from_a_brightening():
     torch.manual_seed(0)
     seer = build("embedded:GlyphNet", SMALL.network).eval()

@@ -5,6 +5,7 @@ Every part resumes from its newest checkpoint below out/work/ and ends with the 
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -139,9 +140,12 @@ class Run:
         self.steps = {part: int(file.read_text()) for part, file in known.items() if file.is_file()} | steps
 
     def _steps(self, part: str, loss_of: loop.LossOf, model: torch.nn.Module) -> int:
-        """Steps that fit the part's minutes, measured once on a few passes and then kept."""
+        """Steps that fit the part's minutes, measured once on a few passes of a copy and then kept.
+
+        The passes move the statistics of batch norms: a run that knows its steps must begin where this one does.
+        """
         if part not in self.steps:
-            model.to(self.device).train()
+            model = copy.deepcopy(model).to(self.device).train()
             began = 0.0
             passes = 3 if self.device == "cpu" else 30
             for step in range(1 + passes):
@@ -150,7 +154,6 @@ class Run:
                     loss = loss_of(model, step, loop.generator(self.seed, step))
                 loss.backward()
                 loss.item()
-            model.zero_grad(set_to_none=True)
             self.steps[part] = max(10, int(self.minutes[part] * 60 / ((time.monotonic() - began) / passes)))
         (self.work / f"{part}.steps").write_text(str(self.steps[part]))
         return self.steps[part]
