@@ -173,6 +173,15 @@ def test_weights_to_go_on_from_must_be_there_and_fit(roots, tmp_path):
     assert "not of the size to be trained here" in refused(trained(roots, tmp_path / "small"))
 
 
+def test_a_run_of_another_design_is_not_continued(roots, tmp_path):
+    out = trained(roots, tmp_path, parts=("teacher",))
+    (out / "pool").rename(out / "work" / "pool")
+    result = CliRunner().invoke(program, ["pretrain", "photos", "--part", "teacher", "--seed", "1", "--out", str(out)])
+    assert result.exit_code == 2, result.output
+    assert "work/teacher: began with other settings (seed 0, now 1; dtype float32, now bfloat16; " in result.output
+    assert "a network of another size); choose another --out" in result.output
+
+
 def test_latents_are_encoded_once_for_each_autoencoder(roots, tmp_path):
     source, file = photos.load_photos(tmp_path / "pool", roots), tmp_path / "latents.safetensors"
     calls = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -202,6 +203,23 @@ def test_a_stopped_run_ends_bit_equal(part, pool, tmp_path):
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
     assert sorted(p.name for p in (tmp_path / "stopped").iterdir()) == ["state.json", "state.safetensors"]
+
+
+def test_only_a_run_of_the_same_settings_is_continued(tmp_path):
+    def train(width=2, **settings):
+        plan = loop.Plan(**{"steps": 2, "lr": 1e-3, "seed": 0, "save_every": 2, **settings})
+        loop.train(torch.nn.Linear(width, 1), lambda model, step, gen: model.weight.sum(), plan, tmp_path / "unet")
+        return json.loads((tmp_path / "unet" / "state.json").read_text())["step"]
+
+    assert (train(), train(steps=4, save_every=1, log_every=1)) == (2, 4)
+    assert train(steps=3) == 4, "the steps that were cut are done"
+    for settings, message in (
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"lr": 5e-4, "dtype": "bfloat16"}, "lr 0.001, now 0.0005; dtype float32, now bfloat16"),
+        ({"width": 3}, "a network of another size"),
+    ):
+        with pytest.raises(ValueError, match=f"unet: began with other settings .{message}.; choose another --out"):
+            train(**settings)
 
 
 def test_two_steps_of_everything_export_a_usable_folder(pool, tmp_path):

@@ -53,8 +53,8 @@ def pretrain(
     to be trained.
     Raises ValueError for an unknown domain or device, glyphs without fonts, photos without data, a pool in out/work
     that was made of other files, initial weights that are missing, of another size, or not those that a checkpoint in
-    out/work began from; UsageError for an ``out``
-    that is no folder.
+    out/work began from, a checkpoint there that began with another seed or design; UsageError for an ``out`` that is
+    no folder.
     """
     if domain not in DESIGNS:
         raise ValueError(f"unknown domain {domain!r}: {' or '.join(DESIGNS)}")

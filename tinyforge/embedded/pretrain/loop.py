@@ -26,6 +26,10 @@ LossOf = Callable[[nn.Module, int, torch.Generator], Tensor]
 """(model, step, random numbers of the step) → scalar loss."""
 
 
+FREE = ("steps", "save_every", "log_every")
+"""What of a plan may change from one run to the next that continues it."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr.
@@ -118,6 +122,20 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]]
     return None
 
 
+def require_same(checkpoint: Path, model: nn.Module, plan: Plan, tensors: dict[str, Tensor], known: dict) -> None:
+    """Raise ValueError unless a checkpoint is of this model and began with this plan; known: the plan in its record."""
+    changed = [
+        f"{name.replace('_', ' ')} {known[name]}, now {value}"
+        for name, value in plan.__dict__.items()
+        if name not in FREE and known.get(name, value) != value
+    ]
+    there = {name.removeprefix("model."): x.shape for name, x in tensors.items() if name.startswith("model.")}
+    if there != {name: x.shape for name, x in model.state_dict().items()}:
+        changed.append("a network of another size")
+    if changed:
+        raise ValueError(f"{checkpoint}: began with other settings ({'; '.join(changed)}); choose another --out")
+
+
 def train(
     model: nn.Module,
     loss_of: LossOf,
@@ -128,7 +146,10 @@ def train(
     device: str = "cpu",
     name: str = "model",
 ) -> dict[str, Tensor]:
-    """Run the plan and return the EMA weights."""
+    """Run the plan and return the EMA weights.
+
+    Raises ValueError for a checkpoint of another model or plan; only its numbers of steps may change.
+    """
     torch.backends.cudnn.benchmark = True
     model.to(device).train()
     optimizer = _optimizer(model, plan)
@@ -137,6 +158,7 @@ def train(
     found = load_checkpoint(checkpoint) if resume else None
     if found is not None:
         tensors, record = found
+        require_same(checkpoint, model, plan, tensors, record["plan"])  # type: ignore[arg-type]
         first = int(record["step"])  # type: ignore[call-overload]
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         ema = {k[4:]: v.to(device) for k, v in tensors.items() if k.startswith("ema.")}
