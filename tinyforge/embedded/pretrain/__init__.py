@@ -23,6 +23,7 @@ from .initial import keep_beginning, load_initial, require_initial, take_teacher
 from .origin import check_device, require_origin
 from .photos import load_photos
 from .source import Source, glyph_origin, load_glyphs
+from .swap import mend
 
 __all__ = ["DESIGNS", "PARTS", "Design", "design_for", "pretrain", "train_domain"]
 
@@ -136,6 +137,8 @@ class Run:
         self.seed, self.resume, self.device, self.initial = seed, resume, device, initial
         self.work = out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
+        for folder in (*(self.work / part for part in PARTS), out / "teacher", out / "backbone"):
+            mend(folder)
         known = {part: self.work / f"{part}.steps" for part in PARTS if resume}
         self.steps = {part: int(file.read_text()) for part, file in known.items() if file.is_file()} | steps
 

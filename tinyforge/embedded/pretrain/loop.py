@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from .swap import mend, swap
 
 log = logging.getLogger(__name__)
 
@@ -101,25 +102,21 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], record: dict[str, object]) -> None:
-    """state.safetensors and state.json, replaced together by renaming a folder."""
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    for stale in (partial, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps(record))
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    """state.safetensors and state.json, replaced together: see ``swap``."""
+
+    def write(place: Path) -> None:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, place / "state.safetensors")
+        (place / "state.json").write_text(json.dumps(record))
+
+    swap(folder, write)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]] | None:
     """The newest complete checkpoint, or None."""
-    for place in (folder, folder.with_name(folder.name + ".old")):
-        if (place / "state.json").is_file():
-            return load_file(place / "state.safetensors"), json.loads((place / "state.json").read_text())
-    return None
+    mend(folder)
+    if not (folder / "state.json").is_file():
+        return None
+    return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
 
 
 def require_same(checkpoint: Path, model: nn.Module, plan: Plan, tensors: dict[str, Tensor], known: dict) -> None:
