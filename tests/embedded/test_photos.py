@@ -17,7 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from tinyforge.cli import program  # noqa: E402
 from tinyforge.embedded.network import build  # noqa: E402
-from tinyforge.embedded.pretrain import DESIGNS, autoencoder, photos, train_domain  # noqa: E402
+from tinyforge.embedded.pretrain import DESIGNS, autoencoder, held_out_measures, photos, teacher, train_domain  # noqa: E402
 
 SPLITS = Path(photos.__file__).parents[2] / "fewshot" / "splits"
 
@@ -88,6 +88,36 @@ def test_views_stay_images_and_repeat_by_seed():
         assert once.shape[-1] == (32 if "half" in part else 64)
     whole = photos.varied(x, torch.Generator().manual_seed(2), 64, least=1.0)
     assert whole.std() > 0.1
+
+
+def of_numbers(*counts):
+    """A source whose classes are held out and whose n-th image is grey n / 255."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 4, 3)
+    classes = [{"role": "val", "name": f"class{c}"} for c in range(len(counts))]
+    return photos.photo_source(classes, labels, 4, lambda rows: pixels[rows])
+
+
+def test_held_out_images_are_drawn_once_before_any_comes_again():
+    source, gen = of_numbers(40, 6), torch.Generator().manual_seed(0)
+    drawn = source.draw(torch.tensor([0, 1] * 12), gen, "held_out")[:, 0, 0, 0].mul(255).round().int()
+    first, second = (drawn[c::2].tolist() for c in (0, 1))
+    assert len(set(first)) == 12
+    assert max(first) < 40
+    assert sorted(second[:6]) == sorted(second[6:]) == [40, 41, 42, 43, 44, 45]
+
+
+def test_no_query_of_the_held_out_measures_is_one_of_its_supports(monkeypatch):
+    seen = []
+
+    def few_shot(network, stacks, *_, **how):
+        seen.append([len(stack.flatten(1).unique(dim=0)) for stack in stacks])
+        return 0.5, 0.1, how["episodes"]
+
+    monkeypatch.setattr(teacher, "few_shot", few_shot)
+    assert held_out_measures(None, of_numbers(100, 14, 15, 40), 3).keys() == {"3-way 1-shot", "3-way 5-shot"}
+    assert seen == [[40, 15, 40]] * 2, "a class of 14 is too small for five supports and ten queries"
+    assert held_out_measures(None, of_numbers(100, 14, 15, 40), 4) == {}
 
 
 SMALL = replace(

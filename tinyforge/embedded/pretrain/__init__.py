@@ -284,16 +284,20 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_measures(network: torch.nn.Module, source: Source, ways: int, episodes: int = 300) -> dict[str, Any]:
-    """Few-shot accuracy with its 95 % interval on the held-out classes; {} if there are fewer than `ways`."""
-    held = source.held_out
+    """Few-shot accuracy with its 95 % interval on the held-out classes, of 40 images each, or as many as there are.
+
+    Classes too small for five supports and ten queries are left out; {} if fewer than `ways` are left.
+    """
+    queries, sizes = 10, {c: 40 if source.endless else min(40, int(source.counts[c])) for c in source.held_out}
+    held = [c for c in source.held_out if sizes[c] >= 5 + queries]
     if len(held) < ways:
         return {}
     gen = torch.Generator().manual_seed(999)
-    stacks = [source.draw(torch.full((40,), c), gen, "held_out").cpu() for c in held]
+    stacks = [source.draw(torch.full((sizes[c],), c), gen, "held_out").cpu() for c in held]
     measures = {}
     for shots in (1, 5):
         mean, half, n = teacher.few_shot(
-            network, stacks, normalise, ways=ways, shots=shots, episodes=episodes, queries=10, seed=5
+            network, stacks, normalise, ways=ways, shots=shots, episodes=episodes, queries=queries, seed=5
         )
         measures[f"{ways}-way {shots}-shot"] = {"accuracy": mean, "ci95": half, "episodes": n}
     return measures
