@@ -120,7 +120,7 @@ def main() -> None:
         return report(found, options.out / "starts.json")
     backbone = load_backbone(options.models / "backbone")
     network, _ = load_teacher_network(options.models / "teacher")
-    held_out = real(source, [c for c in source.held_out for _ in range(50)], 3)
+    held_out = real(source, [c for c in source.held_out for _ in range(min(50, int(source.counts[c])))], 3)
     mean, deviation = autoencoder.psnr(backbone.vae, held_out)
     grid(backbone, options).save(options.out / "samples.png")
     measures = {

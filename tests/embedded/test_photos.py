@@ -17,7 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from tinyforge.cli import program  # noqa: E402
 from tinyforge.embedded.network import build  # noqa: E402
-from tinyforge.embedded.pretrain import DESIGNS, autoencoder, photos, train_domain  # noqa: E402
+from tinyforge.embedded.pretrain import DESIGNS, autoencoder, held_out_measures, photos, teacher, train_domain  # noqa: E402
 
 SPLITS = Path(photos.__file__).parents[2] / "fewshot" / "splits"
 
@@ -90,6 +90,36 @@ def test_views_stay_images_and_repeat_by_seed():
     assert whole.std() > 0.1
 
 
+def of_numbers(*counts):
+    """A source whose classes are held out and whose n-th image is grey n / 255."""
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 4, 4, 3)
+    classes = [{"role": "val", "name": f"class{c}"} for c in range(len(counts))]
+    return photos.photo_source(classes, labels, 4, lambda rows: pixels[rows])
+
+
+def test_held_out_images_are_drawn_once_before_any_comes_again():
+    source, gen = of_numbers(40, 6), torch.Generator().manual_seed(0)
+    drawn = source.draw(torch.tensor([0, 1] * 12), gen, "held_out")[:, 0, 0, 0].mul(255).round().int()
+    first, second = (drawn[c::2].tolist() for c in (0, 1))
+    assert len(set(first)) == 12
+    assert max(first) < 40
+    assert sorted(second[:6]) == sorted(second[6:]) == [40, 41, 42, 43, 44, 45]
+
+
+def test_no_query_of_the_held_out_measures_is_one_of_its_supports(monkeypatch):
+    seen = []
+
+    def few_shot(network, stacks, *_, **how):
+        seen.append([len(stack.flatten(1).unique(dim=0)) for stack in stacks])
+        return 0.5, 0.1, how["episodes"]
+
+    monkeypatch.setattr(teacher, "few_shot", few_shot)
+    assert held_out_measures(None, of_numbers(100, 14, 15, 40), 3).keys() == {"3-way 1-shot", "3-way 5-shot"}
+    assert seen == [[40, 15, 40]] * 2, "a class of 14 is too small for five supports and ten queries"
+    assert held_out_measures(None, of_numbers(100, 14, 15, 40), 4) == {}
+
+
 SMALL = replace(
     DESIGNS["photos"], batch={"teacher": 12, "autoencoder": 2, "unet": 2}, latents=8, each=4,
     network={"widths": [8, 8], "depth": 1, "embedding_dim": 16}, vae_widths=(8, 8, 8, 8), unet_widths=(16, 32),
@@ -121,6 +151,16 @@ def test_parts_trained_one_by_one_are_those_of_one_run(roots, tmp_path):
         assert (single / file).read_bytes() == (whole / file).read_bytes()
 
 
+def test_a_run_that_measures_its_steps_gives_the_weights_of_one_that_knows_them(roots, tmp_path):
+    source = photos.load_photos(tmp_path / "pool", roots)
+    how = {"design": SMALL, "parts": ("teacher",), "minutes": {"teacher": 1e-9}}
+    measured = train_domain(source, tmp_path / "measured", **how)
+    known = train_domain(source, tmp_path / "known", steps={"teacher": 10}, **how)
+    assert (measured / "work" / "teacher.steps").read_text() == "10"
+    file = "teacher/model.safetensors"
+    assert (measured / file).read_bytes() == (known / file).read_bytes()
+
+
 def test_the_teachers_eyes_tell_a_blur_from_a_brightening():
     torch.manual_seed(0)
     seer = build("embedded:GlyphNet", SMALL.network).eval()
@@ -145,6 +185,8 @@ def test_training_goes_on_from_earlier_weights(roots, tmp_path):
     assert (later / "teacher/model.safetensors").read_bytes() == (first / "teacher/model.safetensors").read_bytes()
     for name in ("vae", "unet"):
         assert 0 < far(later, name) < 0.02 < 0.1 < far(other, name)
+    vae = later / "work" / "autoencoder"
+    vae.rename(vae.with_name("autoencoder.old"))  # as a kill at the end of a checkpoint leaves it
     with pytest.raises(ValueError, match="give the same --from as then"):
         trained(roots, later, parts=("unet",))
     before = (later / part.format("vae")).read_bytes()
@@ -161,6 +203,15 @@ def test_weights_to_go_on_from_must_be_there_and_fit(roots, tmp_path):
 
     assert "no teacher/model.safetensors" in refused(tmp_path)
     assert "not of the size to be trained here" in refused(trained(roots, tmp_path / "small"))
+
+
+def test_a_run_of_another_design_is_not_continued(roots, tmp_path):
+    out = trained(roots, tmp_path, parts=("teacher",))
+    (out / "pool").rename(out / "work" / "pool")
+    result = CliRunner().invoke(program, ["pretrain", "photos", "--part", "teacher", "--seed", "1", "--out", str(out)])
+    assert result.exit_code == 2, result.output
+    assert "work/teacher: began with other settings (seed 0, now 1; dtype float32, now bfloat16; " in result.output
+    assert "a network of another size); choose another --out" in result.output
 
 
 def test_latents_are_encoded_once_for_each_autoencoder(roots, tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from PIL import ImageFont  # noqa: E402
 from tinyforge.embedded.pretrain import autoencoder, captions, export, fonts, glyphs, loop, omniglot, teacher, unet  # noqa: E402
 from tinyforge.embedded.pretrain.design import DESIGNS, LETTER_TEMPLATES  # noqa: E402
 from tinyforge.embedded.pretrain.source import glyph_source  # noqa: E402
+from tinyforge.embedded.pretrain.swap import swap  # noqa: E402
 
 LETTERS = "ABCEHKRSTXYZ"
 
@@ -204,6 +208,23 @@ def test_a_stopped_run_ends_bit_equal(part, pool, tmp_path):
     assert sorted(p.name for p in (tmp_path / "stopped").iterdir()) == ["state.json", "state.safetensors"]
 
 
+def test_only_a_run_of_the_same_settings_is_continued(tmp_path):
+    def train(width=2, **settings):
+        plan = loop.Plan(**{"steps": 2, "lr": 1e-3, "seed": 0, "save_every": 2, **settings})
+        loop.train(torch.nn.Linear(width, 1), lambda model, step, gen: model.weight.sum(), plan, tmp_path / "unet")
+        return json.loads((tmp_path / "unet" / "state.json").read_text())["step"]
+
+    assert (train(), train(steps=4, save_every=1, log_every=1)) == (2, 4)
+    assert train(steps=3) == 4, "the steps that were cut are done"
+    for settings, message in (
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"lr": 5e-4, "dtype": "bfloat16"}, "lr 0.001, now 0.0005; dtype float32, now bfloat16"),
+        ({"width": 3}, "a network of another size"),
+    ):
+        with pytest.raises(ValueError, match=f"unet: began with other settings .{message}.; choose another --out"):
+            train(**settings)
+
+
 def test_two_steps_of_everything_export_a_usable_folder(pool, tmp_path):
     from diffusers import StableDiffusionPipeline
 
@@ -226,3 +247,44 @@ def test_replacing_a_folder_keeps_its_settings(tmp_path):
     (folder / "tinyforge.json").write_text("{}")
     export.replace(folder, lambda place: (place / "new").write_text("new"))
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["new", "teacher", "tinyforge.json"]
+
+
+def stop(place):
+    raise KeyboardInterrupt
+
+
+def stop_before_rename(number, call, *arguments):
+    """The process is killed inside the call, before its number-th rename."""
+    rename, numbers = Path.rename, itertools.count(1)
+
+    def stopping(self, target):
+        if next(numbers) == number:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            call(*arguments)
+
+
+@pytest.mark.parametrize(("number", "newest"), [(1, 1), (2, 2)])
+def test_a_checkpoint_outlives_a_kill_at_any_moment(tmp_path, number, newest):
+    folder, tensors = tmp_path / "unet", {"x": torch.zeros(1)}
+    loop.save_checkpoint(folder, tensors, {"step": 1})
+    stop_before_rename(number, loop.save_checkpoint, folder, tensors, {"step": 2})
+    with pytest.raises(KeyboardInterrupt):
+        swap(folder, stop)
+    assert loop.load_checkpoint(folder)[1] == {"step": newest}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_settings_of_a_folder_outlive_a_kill_at_any_moment(tmp_path, number):
+    folder = tmp_path / "teacher"
+    export.replace(folder, lambda place: (place / "old").write_text("old"))
+    (folder / "tinyforge.json").write_text("{}")
+    stop_before_rename(number, export.replace, folder, lambda place: (place / "new").write_text("new"))
+    with pytest.raises(KeyboardInterrupt):
+        export.replace(folder, stop)
+    export.replace(folder, lambda place: (place / "newer").write_text("newer"))
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["newer", "teacher", "tinyforge.json"]

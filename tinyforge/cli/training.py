@@ -40,8 +40,8 @@ from .running import PATH, Answer, options, program
         help="Go on from the weights in this folder, made by this command.",
     ),
     click.option("--student", metavar="NAME", help="photos: train only this student's starting weights."),
-    click.option("--epochs", type=click.IntRange(1), default=12, show_default=True, help="Of --student."),
-    click.option("--size", type=click.IntRange(8), default=32, show_default=True, help="Of --student: its pixels."),
+    click.option("--epochs", type=click.IntRange(1), help="Of --student; default: 12."),
+    click.option("--size", type=click.IntRange(8), help="Of --student: its pixels; default: 32."),
     click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
     click.option("--seed", type=int, default=0, show_default=True, help="Of the drawings and the training."),
 )
@@ -53,16 +53,22 @@ def pretrain(
     minutes: float | None,
     parts: tuple[str, ...],
     student: str | None,
-    epochs: int,
-    size: int,
+    epochs: int | None,
+    size: int | None,
     initial: Path | None,
     **how: Any,
 ) -> Answer:
     """Train an embedded backbone and teacher from fonts or photos."""
+    if fonts and domain != "glyphs":
+        raise UsageError("--fonts is for glyphs: photos are read from --data")
     if student is not None:
-        if parts or initial:
-            raise UsageError("--part and --from are of the backbone and the teacher: leave them out with --student")
-        return _pretrain_student(domain, student, list(data), out, epochs=epochs, size=size, **how)
+        if parts or initial or minutes is not None:
+            raise UsageError(
+                "--part, --from and --minutes are of the backbone and the teacher: leave them out with --student"
+            )
+        return _pretrain_student(domain, student, list(data), out, epochs=epochs or 12, size=size or 32, **how)
+    if epochs or size:
+        raise UsageError("--epochs and --size are of --student: leave them out without it")
     from tinyforge.embedded import pretrain as module
 
     parts = parts or module.PARTS

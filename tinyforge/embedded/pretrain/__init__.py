@@ -5,6 +5,7 @@ Every part resumes from its newest checkpoint below out/work/ and ends with the 
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from .initial import keep_beginning, load_initial, require_initial, take_teacher
 from .origin import check_device, require_origin
 from .photos import load_photos
 from .source import Source, glyph_origin, load_glyphs
+from .swap import mend
 
 __all__ = ["DESIGNS", "PARTS", "Design", "design_for", "pretrain", "train_domain"]
 
@@ -52,8 +54,8 @@ def pretrain(
     to be trained.
     Raises ValueError for an unknown domain or device, glyphs without fonts, photos without data, a pool in out/work
     that was made of other files, initial weights that are missing, of another size, or not those that a checkpoint in
-    out/work began from; UsageError for an ``out``
-    that is no folder.
+    out/work began from, a checkpoint there that began with another seed or design; UsageError for an ``out`` that is
+    no folder.
     """
     if domain not in DESIGNS:
         raise ValueError(f"unknown domain {domain!r}: {' or '.join(DESIGNS)}")
@@ -135,13 +137,18 @@ class Run:
         self.seed, self.resume, self.device, self.initial = seed, resume, device, initial
         self.work = out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
+        for folder in (*(self.work / part for part in PARTS), out / "teacher", out / "backbone"):
+            mend(folder)
         known = {part: self.work / f"{part}.steps" for part in PARTS if resume}
         self.steps = {part: int(file.read_text()) for part, file in known.items() if file.is_file()} | steps
 
     def _steps(self, part: str, loss_of: loop.LossOf, model: torch.nn.Module) -> int:
-        """Steps that fit the part's minutes, measured once on a few passes and then kept."""
+        """Steps that fit the part's minutes, measured once on a few passes of a copy and then kept.
+
+        The passes move the statistics of batch norms: a run that knows its steps must begin where this one does.
+        """
         if part not in self.steps:
-            model.to(self.device).train()
+            model = copy.deepcopy(model).to(self.device).train()
             began = 0.0
             passes = 3 if self.device == "cpu" else 30
             for step in range(1 + passes):
@@ -150,7 +157,6 @@ class Run:
                     loss = loss_of(model, step, loop.generator(self.seed, step))
                 loss.backward()
                 loss.item()
-            model.zero_grad(set_to_none=True)
             self.steps[part] = max(10, int(self.minutes[part] * 60 / ((time.monotonic() - began) / passes)))
         (self.work / f"{part}.steps").write_text(str(self.steps[part]))
         return self.steps[part]
@@ -278,16 +284,20 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_measures(network: torch.nn.Module, source: Source, ways: int, episodes: int = 300) -> dict[str, Any]:
-    """Few-shot accuracy with its 95 % interval on the held-out classes; {} if there are fewer than `ways`."""
-    held = source.held_out
+    """Few-shot accuracy with its 95 % interval on the held-out classes, of 40 images each, or as many as there are.
+
+    Classes too small for five supports and ten queries are left out; {} if fewer than `ways` are left.
+    """
+    queries, sizes = 10, {c: 40 if source.endless else min(40, int(source.counts[c])) for c in source.held_out}
+    held = [c for c in source.held_out if sizes[c] >= 5 + queries]
     if len(held) < ways:
         return {}
     gen = torch.Generator().manual_seed(999)
-    stacks = [source.draw(torch.full((40,), c), gen, "held_out").cpu() for c in held]
+    stacks = [source.draw(torch.full((sizes[c],), c), gen, "held_out").cpu() for c in held]
     measures = {}
     for shots in (1, 5):
         mean, half, n = teacher.few_shot(
-            network, stacks, normalise, ways=ways, shots=shots, episodes=episodes, queries=10, seed=5
+            network, stacks, normalise, ways=ways, shots=shots, episodes=episodes, queries=queries, seed=5
         )
         measures[f"{ways}-way {shots}-shot"] = {"accuracy": mean, "ci95": half, "episodes": n}
     return measures

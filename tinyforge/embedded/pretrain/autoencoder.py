@@ -107,13 +107,6 @@ def loss_function(
 
 
 @torch.no_grad()
-def measured_scale(vae: AutoencoderKL, images: Tensor) -> float:
-    """1 / standard deviation of the posterior means: the scaling_factor that gives latents unit variance."""
-    means = torch.cat([vae.encode(part * 2 - 1).latent_dist.mean for part in images.split(256)])
-    return float(1 / means.std())
-
-
-@torch.no_grad()
 def psnr(vae: AutoencoderKL, images: Tensor) -> tuple[float, float]:
     """Mean and standard deviation over images of 10 log10(1 / MSE) in dB; images (B, 3, H, W) in [0, 1]."""
     outs = torch.cat([vae.decode(vae.encode(p * 2 - 1).latent_dist.mean).sample for p in images.split(256)])

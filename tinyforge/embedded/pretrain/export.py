@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from tinyforge.device.spec import InputSpec
 
+from .swap import swap
 from .unet import scheduler
 
 SETTINGS = "tinyforge.json"
@@ -26,23 +27,16 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def replace(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Write a folder beside its place, then swap: readers see the old or the new one, whole.
+    """See ``swap``; recipe settings that came with the old folder (tinyforge.json, written by hand) are kept."""
 
-    Recipe settings that came with the old one (tinyforge.json, written by hand) are kept.
-    """
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    for stale in (partial, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write(partial)
-    if (folder / SETTINGS).is_file():
-        shutil.copy(folder / SETTINGS, partial / SETTINGS)
-    for file in partial.rglob("*"):
-        file.chmod(0o755 if file.is_dir() else 0o644)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    def whole(place: Path) -> None:
+        write(place)
+        if (folder / SETTINGS).is_file():
+            shutil.copy(folder / SETTINGS, place / SETTINGS)
+        for file in place.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)
+
+    swap(folder, whole)
     return folder
 
 

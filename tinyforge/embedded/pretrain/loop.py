@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,18 +19,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .swap import mend, swap
+
 log = logging.getLogger(__name__)
 
 LossOf = Callable[[nn.Module, int, torch.Generator], Tensor]
 """(model, step, random numbers of the step) → scalar loss."""
 
 
+FREE = ("steps", "save_every", "log_every")
+"""What of a plan may change from one run to the next that continues it."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr.
 
-    slow: the share of lr that parameters below an attribute named text get. dtype: of the model's arithmetic, weights
-    and averages stay float32; bfloat16 is about twice as fast where the processor has it.
+    dtype: of the model's arithmetic, weights and averages stay float32; bfloat16 is about twice as fast where the
+    processor has it.
     """
 
     steps: int
@@ -42,7 +47,6 @@ class Plan:
     weight_decay: float = 0.01
     ema: float = 0.999
     clip: float = 1.0
-    slow: float = 0.25
     dtype: str = "float32"
     save_every: int = 500
     log_every: int = 50
@@ -75,14 +79,11 @@ def _averaged(state: dict[str, Tensor], new: dict[str, Tensor], decay: float) ->
 
 
 def _optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW in four groups: matrices decay and vectors don't, the text encoder is slower."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, param in model.named_parameters():
-        groups.setdefault((param.ndim > 1, name.startswith("text.")), []).append(param)
-    settings = [
-        {"params": params, "weight_decay": plan.weight_decay * decays, "share": plan.slow if slow else 1.0}
-        for (decays, slow), params in groups.items()
-    ]
+    """AdamW in two groups: matrices decay and vectors don't."""
+    groups: dict[bool, list[nn.Parameter]] = {}
+    for param in model.parameters():
+        groups.setdefault(param.ndim > 1, []).append(param)
+    settings = [{"params": params, "weight_decay": plan.weight_decay * decays} for decays, params in groups.items()]
     return torch.optim.AdamW(settings, lr=plan.lr, betas=(0.9, 0.99))
 
 
@@ -101,25 +102,35 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], record: dict[str, object]) -> None:
-    """state.safetensors and state.json, replaced together by renaming a folder."""
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    for stale in (partial, old):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps(record))
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    """state.safetensors and state.json, replaced together: see ``swap``."""
+
+    def write(place: Path) -> None:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, place / "state.safetensors")
+        (place / "state.json").write_text(json.dumps(record))
+
+    swap(folder, write)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, object]] | None:
     """The newest complete checkpoint, or None."""
-    for place in (folder, folder.with_name(folder.name + ".old")):
-        if (place / "state.json").is_file():
-            return load_file(place / "state.safetensors"), json.loads((place / "state.json").read_text())
-    return None
+    mend(folder)
+    if not (folder / "state.json").is_file():
+        return None
+    return load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+
+
+def require_same(checkpoint: Path, model: nn.Module, plan: Plan, tensors: dict[str, Tensor], known: dict) -> None:
+    """Raise ValueError unless a checkpoint is of this model and began with this plan; known: the plan in its record."""
+    changed = [
+        f"{name.replace('_', ' ')} {known[name]}, now {value}"
+        for name, value in plan.__dict__.items()
+        if name not in FREE and known.get(name, value) != value
+    ]
+    there = {name.removeprefix("model."): x.shape for name, x in tensors.items() if name.startswith("model.")}
+    if there != {name: x.shape for name, x in model.state_dict().items()}:
+        changed.append("a network of another size")
+    if changed:
+        raise ValueError(f"{checkpoint}: began with other settings ({'; '.join(changed)}); choose another --out")
 
 
 def train(
@@ -131,11 +142,10 @@ def train(
     resume: bool = True,
     device: str = "cpu",
     name: str = "model",
-    on_save: Callable[[dict[str, Tensor], int], None] | None = None,
 ) -> dict[str, Tensor]:
     """Run the plan and return the EMA weights.
 
-    loss_of(model, step, generator) → scalar. on_save(ema weights, step) is called after each checkpoint.
+    Raises ValueError for a checkpoint of another model or plan; only its numbers of steps may change.
     """
     torch.backends.cudnn.benchmark = True
     model.to(device).train()
@@ -145,6 +155,7 @@ def train(
     found = load_checkpoint(checkpoint) if resume else None
     if found is not None:
         tensors, record = found
+        require_same(checkpoint, model, plan, tensors, record["plan"])  # type: ignore[arg-type]
         first = int(record["step"])  # type: ignore[call-overload]
         model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         ema = {k[4:]: v.to(device) for k, v in tensors.items() if k.startswith("ema.")}
@@ -152,7 +163,7 @@ def train(
     began, recent = time.monotonic(), []
     for step in range(first, plan.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(plan, step) * group["share"]
+            group["lr"] = rate(plan, step)
         with half_precision(device, plan.dtype):
             loss = loss_of(model, step, generator(plan.seed, step))
         optimizer.zero_grad(set_to_none=True)
@@ -169,6 +180,4 @@ def train(
         if done % plan.save_every == 0 or done == plan.steps:
             tensors = {f"model.{k}": v for k, v in model.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
             save_checkpoint(checkpoint, tensors | _flat_optimizer(optimizer), {"step": done, "plan": plan.__dict__})
-            if on_save is not None:
-                on_save(ema, done)
     return ema

@@ -155,12 +155,25 @@ def photo_source(classes: list[dict[str, str]], labels: Tensor, size: int, read:
     weights[[i for i, one in enumerate(classes) if one["role"] == "val"]] = 0
 
     def draw(wanted: Tensor, gen: torch.Generator, part: str) -> Tensor:
-        place = (torch.rand(len(wanted), generator=gen) * counts[wanted]).long()
+        if part == "held_out":
+            place = distinct(wanted, counts, gen)
+        else:
+            place = (torch.rand(len(wanted), generator=gen) * counts[wanted]).long()
         x = read(order[first[wanted] + place]).permute(0, 3, 1, 2).float() / 255
         return VIEWS[part](x, gen)
 
     names = tuple(one["name"] for one in classes)
     return Source(names, tuple(one["role"] for one in classes), size, weights, counts, draw)
+
+
+def distinct(wanted: Tensor, counts: Tensor, gen: torch.Generator) -> Tensor:
+    """Classes (B,) → places among the originals of each (B,), every place once before any comes again."""
+    place = torch.empty_like(wanted)
+    for c in wanted.unique().tolist():
+        rows, count = torch.nonzero(wanted == c).flatten(), int(counts[c])
+        rounds = [torch.randperm(count, generator=gen) for _ in range(0, len(rows), count)]
+        place[rows] = torch.cat(rounds)[: len(rows)]
+    return place
 
 
 def flipped(x: Tensor, gen: torch.Generator) -> Tensor:

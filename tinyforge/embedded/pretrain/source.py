@@ -20,7 +20,9 @@ HELD_OUT = ("hebrew", "osmanya", "omniglottagalog", "omniglotearlyaramaic")
 class Source:
     """A domain: C class words; draw(labels (B,), generator, part) → (B, 3, S, S) in [0, 1].
 
-    weights (C,): how often a class is drawn, 0 = held out; counts (C,): its number of originals.
+    weights (C,): how often a class is drawn, 0 = held out; counts (C,): its number of originals. endless: also for
+    "held_out" an original is drawn as another image each time; otherwise as it is, and a class's originals come once
+    each in a call before any comes again.
     """
 
     names: tuple[str, ...]
@@ -29,6 +31,7 @@ class Source:
     weights: Tensor
     counts: Tensor
     draw: Callable[[Tensor, torch.Generator, str], Tensor]
+    endless: bool = False
 
     @property
     def held_out(self) -> list[int]:
@@ -63,7 +66,7 @@ def glyph_source(pool: glyphs.Pool, held_out: tuple[str, ...] = HELD_OUT) -> Sou
         drawn = glyphs.instances(pool, order[first[labels] + place], gen, **STYLES[part])  # type: ignore[arg-type]
         return drawn.expand(-1, 3, -1, -1)
 
-    return Source(pool.names, pool.characters, 32, weights, counts, draw)
+    return Source(pool.names, pool.characters, 32, weights, counts, draw, endless=True)
 
 
 def glyph_origin(roots: list[Path], drawings: list[Path]) -> dict[str, object]:

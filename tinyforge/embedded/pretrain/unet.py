@@ -2,7 +2,7 @@
 
 Source: Ho et al. 2020, arXiv 2006.11239 (epsilon prediction); Rombach et al. 2021, arXiv 2112.10752; Hang et al. 2023,
 arXiv 2303.09556 (min-SNR weighting); Ho & Salimans 2022, arXiv 2207.12598 (dropping the prompt for guidance).
-Legend: B batch, h w latent, L tokens, D text width, T = 1000 timesteps.
+Legend: B batch, C h w latent, L tokens, D text width, T = 1000 timesteps.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def loss_function(
 ) -> Callable[[nn.Module, int, torch.Generator], Tensor]:
     """Weighted noise error, for loop.train.
 
-    latents (M, 4, h, w) scaled; labels (M,); context (C + 2, templates, L, D) of the rows of
+    latents (M, C, h, w) scaled; labels (M,); context (R, templates, L, D) of the R rows of
     captions.caption_ids: drop of the batch gets the empty prompt (last row), generic of it the
     generic words (the row before).
     """
