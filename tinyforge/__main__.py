@@ -10,8 +10,10 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, signal.default_int_handler)
+        from tinyforge.allocator import keep_freed_memory
         from tinyforge.cli import program
 
+        keep_freed_memory()
         program.main()
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

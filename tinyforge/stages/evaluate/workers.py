@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tinyforge.allocator import keep_freed_memory
 from tinyforge.errors import MissingError, TinyForgeError, UsageError, storage_error
 from tinyforge.fewshot.results import read_record, record_file
 from tinyforge.stages.evaluate.episode import Outcome, measure
@@ -88,6 +89,7 @@ def _next(told: Any, crew: list[Any]) -> BaseException | None:
 
 def _work(request: Request, todo: Any, told: Any) -> None:
     """A worker process: one answer in ``told`` per episode."""
+    keep_freed_memory()
     try:
         lab = open_lab(request)
         while (index := todo.get()) is not None:
@@ -111,6 +113,7 @@ class Actor:
     """
 
     def __init__(self, request: Request) -> None:
+        keep_freed_memory()
         self.folder = tempfile.TemporaryDirectory(prefix="tinyforge-")
         self.request = replace(request, out=Path(self.folder.name), keep_work=False)
 
