@@ -1,4 +1,4 @@
-"""Measures trained photo models and writes what their card needs: measures.json and samples.png.
+"""Measures trained photo models and writes what their card needs: measures.json, samples.png and classes.webp.
 
     python benchmarks/photos_card.py --models photos --pool photos/work/pool --out card
     python benchmarks/photos_card.py --models photos --pool photos/work/pool --out card --starts
@@ -6,7 +6,8 @@
 On CIFAR-FS validation classes, which no part was trained on: the teacher's few-shot accuracy and the autoencoder's
 PSNR. On trained classes: PSNR, and Fréchet distance between real images and samples, what the autoencoder makes of
 other real images, and these themselves, in the features of the teacher, and of the students' starting weights where
-there are any (they had no part in the training); and a grid with a row of samples per class.
+there are any (they had no part in the training); a grid with a row of samples for each of eight classes, and three
+samples of every class.
 With --starts only the features of the students' starting weights, as the teacher's: starts.json.
 """
 
@@ -98,6 +99,20 @@ def grid(backbone: Backbone, options: Any, columns: int = 8) -> Image.Image:
     return Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
+def sheet(backbone: Backbone, names: list[str], options: Any, each: int = 3, across: int = 12) -> Image.Image:
+    """``each`` samples of every class side by side, ``across`` classes in a line, in the order of ``names``."""
+    wanted = [name for name in names for _ in range(each)]
+    drawn = [
+        samples(backbone, wanted[k : k + 100], options.steps, options.guidance, seed=k)
+        for k in range(0, len(wanted), 100)
+    ]
+    tiles = torch.cat(drawn)
+    blank = tiles.new_ones(-len(tiles) % (each * across), *tiles.shape[1:])
+    lines = torch.cat([tiles, blank]).split(each * across)
+    pixels = torch.cat([torch.cat(list(line), dim=2) for line in lines], dim=1)
+    return Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+
 def report(measures: dict[str, Any], file: Path) -> None:
     file.write_text(json.dumps(measures, indent=1) + "\n")
     print(json.dumps(measures, indent=1))
@@ -123,6 +138,8 @@ def main() -> None:
     held_out = real(source, [c for c in source.held_out for _ in range(min(50, int(source.counts[c])))], 3)
     mean, deviation = autoencoder.psnr(backbone.vae, held_out)
     grid(backbone, options).save(options.out / "samples.png")
+    trained = [source.names[i] for i in torch.nonzero(source.weights).flatten().tolist()]
+    sheet(backbone, trained, options).save(options.out / "classes.webp", quality=70, method=6)
     measures = {
         "psnr_db": mean, "psnr_deviation_db": deviation, "psnr_images": len(held_out),
         "teacher": held_out_measures(network, source, 5, episodes=600),
