@@ -116,7 +116,7 @@ def test_no_query_of_the_held_out_measures_is_one_of_its_supports(monkeypatch):
 
     monkeypatch.setattr(teacher, "few_shot", few_shot)
     assert held_out_measures(None, of_numbers(100, 14, 15, 40), 3).keys() == {"3-way 1-shot", "3-way 5-shot"}
-    assert seen == [[40, 15, 40]] * 2, "a class of 14 is too small for five supports and ten queries"
+    assert seen == [[100, 15, 40]] * 2, "a class of 14 is too small for five supports and ten queries"
     assert held_out_measures(None, of_numbers(100, 14, 15, 40), 4) == {}
 
 

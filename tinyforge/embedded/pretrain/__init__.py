@@ -284,11 +284,12 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_measures(network: torch.nn.Module, source: Source, ways: int, episodes: int = 300) -> dict[str, Any]:
-    """Few-shot accuracy with its 95 % interval on the held-out classes, of 40 images each, or as many as there are.
+    """Few-shot accuracy with its 95 % interval over episodes on the held-out classes, of all their images up to 600
+    each; of 40 each where images are drawn without end.
 
     Classes too small for five supports and ten queries are left out; {} if fewer than `ways` are left.
     """
-    queries, sizes = 10, {c: 40 if source.endless else min(40, int(source.counts[c])) for c in source.held_out}
+    queries, sizes = 10, {c: 40 if source.endless else min(600, int(source.counts[c])) for c in source.held_out}
     held = [c for c in source.held_out if sizes[c] >= 5 + queries]
     if len(held) < ways:
         return {}
