@@ -34,7 +34,7 @@ def scheduler() -> DDIMScheduler:
 def build(
     size: int = 8, widths: tuple[int, ...] = (48, 96), text_width: int = 128, channels: int = 4
 ) -> UNet2DConditionModel:
-    """Plain convolutions at full resolution, cross-attention below: the fastest of the sizes measured."""
+    """Plain convolutions at full resolution, where attention is dear; cross-attention below."""
     attend = [False] + [True] * (len(widths) - 1)
     return UNet2DConditionModel(
         sample_size=size,
