@@ -1,11 +1,12 @@
 """Designs of the photo UNet, each trained from scratch for the same processor minutes, by the quality of its samples.
 
     python benchmarks/photo_designs.py --models tinyforge/embedded/photos --pool photos/work/pool --out designs
-    python benchmarks/photo_designs.py ... --only ships wide        # some of them, in a process of their own
+    python benchmarks/photo_designs.py ... --only ships wider       # some of them, in a process of their own
 
-All learn from the same latents of the shipped autoencoder, with the same text encoder, in float32 on one thread. How
-many steps fit is found by timing a few, in processor seconds. Measured are Fréchet distances of samples (guidance 3, 20
-steps) to real images of the trained classes, as on the models' card. One JSON per design; what is there is kept.
+All learn from the same latents of the shipped autoencoder, with the same text encoder, in float32 on one thread. A
+second process may start once latents.safetensors is there. How many steps fit is found by timing a few, in processor
+seconds. Measured are Fréchet distances of samples (guidance 3, 20 steps) to real images of the trained classes, as on
+the models' card. One JSON per design; what is there is kept.
 """
 
 import argparse
