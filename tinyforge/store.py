@@ -178,35 +178,48 @@ class Store:
         done = None if overwrite else self.find(stage, key)
         if done:
             return done, True
-        with self.open(stage, key, describe, fresh=overwrite or not resume) as partial:
+        with self._locked(self.folder(stage, key).name):
+            done = None if overwrite else self.find(stage, key)  # another process may just have left the lock
+            if done:
+                return done, True
+            partial = self._take(stage, key, describe, fresh=overwrite or not resume)
             work(partial)
-            return self.commit(partial), False
+            return self._commit(partial), False
 
     @contextmanager
-    def open(self, stage: str, key: str, describe: Mapping[str, Any], *, fresh: bool = False) -> Iterator[Partial]:
-        """The partial folder, continued or new (fresh: emptied), locked until the block ends.
+    def in_use(self, *, alone: bool) -> Iterator[None]:
+        """For as long as stage folders are read. alone: they may be made again, so nobody else may use them.
 
-        A done folder becomes partial again, without its damaged files.
+        Raises UsageError when the other processes and this one cannot both have their way.
         """
+        with self._lock("in-use") as lock:
+            try:
+                fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                why = "in use by another process" if alone else "being made anew by another process (--overwrite)"
+                raise UsageError(f"{self.root} is {why}; wait for it, or choose another --out") from error
+            yield
+
+    def _take(self, stage: str, key: str, describe: Mapping[str, Any], *, fresh: bool) -> Partial:
+        """The partial folder, continued or new (fresh: emptied). A done one becomes partial, without damaged files."""
         folder = self.folder(stage, key)
         partial = _partial(folder)
-        with self._locked(folder.name):
-            if fresh or not _is_folder(folder):  # a file in its place
-                _remove(folder)
-            if fresh or not _is_folder(partial):
-                _remove(partial)
-            if folder.exists():
-                _remove(partial)
-                _drop_damaged(folder)
-                folder.rename(partial)
-            partial.mkdir(exist_ok=True)
-            (partial / MANIFEST).unlink(missing_ok=True)
-            for leftover in sorted(partial.rglob(f"{_SCRATCH}-*")):
-                _remove(leftover)
-            yield Partial(partial, stage, key, describe)
+        if fresh or not _is_folder(folder):  # a file in its place
+            _remove(folder)
+        if fresh or not _is_folder(partial):
+            _remove(partial)
+        if folder.exists():
+            _remove(partial)
+            _drop_damaged(folder)
+            folder.rename(partial)
+        partial.mkdir(exist_ok=True)
+        (partial / MANIFEST).unlink(missing_ok=True)
+        for leftover in sorted(partial.rglob(f"{_SCRATCH}-*")):
+            _remove(leftover)
+        return Partial(partial, stage, key, describe)
 
-    def commit(self, partial: Partial) -> Path:
-        """Write the manifest, then rename: from here on the folder is done. Within ``open`` only."""
+    def _commit(self, partial: Partial) -> Path:
+        """Write the manifest, then rename: from here on the folder is done."""
         files = [_record(partial.path, name) for name in _files(partial.path)]
         partial.write_json(
             MANIFEST,
@@ -223,20 +236,6 @@ class Store:
         partial.path.rename(done)
         _sync(self.root)
         return done
-
-    @contextmanager
-    def in_use(self, *, alone: bool) -> Iterator[None]:
-        """For as long as stage folders are read. alone: they may be made again, so nobody else may use them.
-
-        Raises UsageError when the other processes and this one cannot both have their way.
-        """
-        with self._lock("in-use") as lock:
-            try:
-                fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                why = "in use by another process" if alone else "being made anew by another process (--overwrite)"
-                raise UsageError(f"{self.root} is {why}; wait for it, or choose another --out") from error
-            yield
 
     def _lock(self, name: str) -> IO[str]:
         locks = self.root / ".locks"

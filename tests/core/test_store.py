@@ -50,6 +50,17 @@ def three_files(partial):
         partial.write(f"{i}.txt", str(i).encode())
 
 
+def interrupted(store, stage, work):
+    """What a build leaves that fails after ``work``."""
+
+    def fail(partial):
+        work(partial)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.build(stage, KEY, {}, fail)
+
+
 def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -107,8 +118,7 @@ class TestBuild:
 
     def test_no_resume_starts_anew(self, tmp_path):
         store = Store(tmp_path)
-        with store.open("invert", KEY, {}) as partial:
-            partial.write("old.txt", b"x")
+        interrupted(store, "invert", lambda partial: partial.write("old.txt", b"x"))
         folder, _ = store.build("invert", KEY, {}, three_files, resume=False)
         assert "old.txt" not in contents(folder)
 
@@ -207,18 +217,18 @@ class TestFiles:
         assert sorted(contents(folder)) == [MANIFEST, "model/net.bin", "model/net.xml"]
 
     def test_a_library_that_fails_leaves_nothing(self, tmp_path):
-        store = Store(tmp_path)
-
         def half(path):
             path.write_bytes(b"half")
             raise RuntimeError("disk full")
 
-        with store.open("compress", KEY, {}) as partial:
+        def work(partial):
             with pytest.raises(RuntimeError, match="disk full"), partial.file("net.onnx") as path:
                 half(path)
             with pytest.raises(TinyForgeError, match="nothing was written"), partial.file("net.onnx"):
                 pass
             assert contents(partial.path) == {}
+
+        Store(tmp_path).build("compress", KEY, {}, work)
 
     def test_a_full_disk_is_named_and_the_stage_is_continued_later(self, tmp_path):
         """The limit on the size of files stands for the disk: the same call fails, in the same place."""
@@ -245,13 +255,15 @@ class TestFiles:
         assert sorted(contents(store.build("invert", KEY, {}, three_files)[0])) == ["0.txt", "1.txt", "2.txt", MANIFEST]
 
     def test_leftovers_of_a_killed_write_never_reach_the_manifest(self, tmp_path):
-        store = Store(tmp_path)
-        with store.open("invert", KEY, {}) as partial:
+        def work(partial):
             (partial.path / "deep").mkdir()
             (partial.path / "deep" / ".scratch-abc").write_bytes(b"half")
             (partial.path / ".scratch-def").mkdir()
             (partial.path / ".scratch-def" / "x").write_bytes(b"half")
             (partial.path / MANIFEST).write_text("stale")
+
+        store = Store(tmp_path)
+        interrupted(store, "invert", work)
         folder, _ = store.build("invert", KEY, {}, three_files)
         assert sorted(contents(folder)) == ["0.txt", "1.txt", "2.txt", MANIFEST]
 
@@ -294,6 +306,14 @@ class TestProcesses:
         finally:
             first.kill()
             first.communicate()
+
+    def test_what_another_process_finished_before_the_lock_was_had_is_taken(self, tmp_path):
+        class Slow(Store):
+            def _locked(self, name):
+                Store(self.root).build("invert", KEY, {}, three_files)
+                return super()._locked(name)
+
+        assert Slow(tmp_path).build("invert", KEY, {}, pytest.fail) == (tmp_path / f"invert-{KEY[:16]}", True)
 
     @pytest.mark.parametrize(
         ("first", "second", "told"),
