@@ -28,25 +28,13 @@ MANIFEST = "manifest.json"
 _SCRATCH = ".scratch"
 
 
-def stage_key(
-    stage: str,
-    version: int,
-    settings: Mapping[str, Any],
-    inputs: Sequence[str] = (),
-    files: Mapping[str, str] | None = None,
-) -> str:
+def stage_key(stage: str, version: int, settings: Mapping[str, Any], inputs: Sequence[str] = ()) -> str:
     """sha256 hex of everything a stage's result depends on.
 
-    settings: the recipe section it reads, as JSON values. inputs: keys of the stages before it.
-    files: name -> sha256 of the user's files.
+    settings: the recipe section it reads and hashes of the files that it names, as JSON values.
+    inputs: keys of the stages before it.
     """
-    record = {
-        "stage": stage,
-        "version": version,
-        "settings": settings,
-        "inputs": list(inputs),
-        "files": dict(files or {}),
-    }
+    record = {"stage": stage, "version": version, "settings": settings, "inputs": list(inputs)}
     return hashlib.sha256(_canonical(record)).hexdigest()
 
 
