@@ -62,7 +62,7 @@ def test_no_novel_class_is_trained_on():
 
 def test_folders_of_one_name_are_one_class(roots):
     groups = photos.listed(roots)
-    assert {key: len(files) for key, files in groups.items()} == {
+    assert {key: len(files) for key, files in photos.used(groups).items()} == {
         ("train", "mygarden"): 8, ("train", "orange"): 16, ("train", "persiancat"): 8, ("val", "beetle"): 8,
     }  # fmt: skip
     with pytest.raises(ValueError, match="no class folders"):
@@ -77,6 +77,26 @@ def test_a_pool_leaves_out_what_it_cannot_read(roots, tmp_path):
     drawn = source.draw(torch.tensor([source.names.index("persiancat")] * 3), torch.Generator().manual_seed(0), "unet")
     assert drawn.shape == (3, 3, 64, 64)
     assert drawn.mean((0, 2, 3)).tolist() == pytest.approx([200 / 255, 40 / 255, 40 / 255], abs=0.02)
+
+
+def test_what_benchmarks_test_on_is_told_and_trained_on_only_when_asked_for(roots, tmp_path):
+    told = []
+    photos.ensure_pool(roots, tmp_path / "pool", tell=told.append)
+    assert told == [
+        "not trained on, as few-shot benchmarks test on them (--every-class does): only measured on: beetle; left out: lion"
+    ]
+    every = photos.load_photos(tmp_path / "every", roots, every_class=True)
+    assert sorted(every.names) == ["beetle", "lion", "mygarden", "orange", "persiancat"]
+    assert every.held_out == []
+    with pytest.raises(ValueError, match="was made from other files"):
+        photos.ensure_pool(roots, tmp_path / "every")
+
+
+def test_folders_that_leave_nothing_to_train_on_say_so(roots, tmp_path):
+    write_class(tmp_path / "lions" / "lion", (180, 160, 90))
+    with pytest.raises(ValueError, match=r"no class to train on; .* \(--every-class does\): left out: lion"):
+        photos.ensure_pool([tmp_path / "lions"], tmp_path / "pool")
+    assert not (tmp_path / "pool").exists()
 
 
 def test_views_stay_images_and_repeat_by_seed():

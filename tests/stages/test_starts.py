@@ -64,6 +64,7 @@ def test_only_training_classes_are_seen_and_a_student_can_start(photos, tmp_path
         (("photos", "--student", "conv4", "--minutes", 5), "leave them out with --student"),
         (("photos", "--student", "conv4", "--fonts", "fonts"), "--fonts is for glyphs"),
         (("photos", "--fonts", "fonts"), "--fonts is for glyphs"),
+        (("glyphs", "--every-class"), "--every-class is for photos"),
         (("photos", "--epochs", 12), "are of --student"),
         (("photos", "--size", 32), "are of --student"),
         (("photos", "--student", "conv4"), "photos need --data"),

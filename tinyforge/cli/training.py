@@ -39,6 +39,9 @@ from .running import PATH, Answer, options, program
         type=PATH,
         help="Go on from the weights in this folder, made by this command.",
     ),
+    click.option(
+        "--every-class", is_flag=True, help="photos: also classes like those that few-shot benchmarks test on."
+    ),
     click.option("--student", metavar="NAME", help="photos: train only this student's starting weights."),
     click.option("--epochs", type=click.IntRange(1), help="Of --student; default: 12."),
     click.option("--size", type=click.IntRange(8), help="Of --student: its pixels; default: 32."),
@@ -61,6 +64,8 @@ def pretrain(
     """Train an embedded backbone and teacher from fonts or photos."""
     if fonts and domain != "glyphs":
         raise UsageError("--fonts is for glyphs: photos are read from --data")
+    if how["every_class"] and domain != "photos":
+        raise UsageError("--every-class is for photos: glyphs hold no class of a benchmark back")
     if student is not None:
         if parts or initial or minutes is not None:
             raise UsageError(

@@ -92,6 +92,7 @@ def pretrain_student(
     size: int,
     seed: int = 0,
     device: str = "cpu",
+    every_class: bool = False,
     log: Callable[[str], None] = print,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -112,7 +113,7 @@ def pretrain_student(
     check_student(student)
     pool, folder = out / "work" / "pool", student_folder(out, student)
     spec = default_spec(student, size)
-    ensure_pool(data, pool)
+    ensure_pool(data, pool, every_class=every_class, tell=log)
     images, labels, names = training_images(pool)
     log(f"{student}: {len(labels)} images of {len(names)} classes, {epochs} epochs at {size} px")
     settings = Distill(

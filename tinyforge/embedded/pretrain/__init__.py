@@ -43,6 +43,7 @@ def pretrain(
     resume: bool = True,
     device: str = "cpu",
     initial: Path | None = None,
+    every_class: bool = False,
     log: Callable[[str], None] | None = None,
 ) -> Path:
     """Train a domain's parts and write out/backbone and out/teacher; returns out.
@@ -51,7 +52,7 @@ def pretrain(
     folders. fonts: folders searched for fonts. minutes: for each part; turned into a number of steps by timing a few,
     and kept in out/work/<part>.steps. parts: which to train now, of PARTS; also what they still lack. initial: a
     folder of earlier results: parts go on from its weights, at half the rate, and its teacher is taken where none is
-    to be trained.
+    to be trained. every_class: of photos, also those that few-shot benchmarks test on.
     Raises ValueError for an unknown domain or device, glyphs without fonts, photos without data, a pool in out/work
     that was made of other files, initial weights that are missing, of another size, or not those that a checkpoint in
     out/work began from, a checkpoint there that began with another seed or design; UsageError for an ``out`` that is
@@ -73,7 +74,10 @@ def pretrain(
         origin = glyph_origin(roots, data)
         if (pool / "classes.json").is_file():
             require_origin(pool, origin)
-    source = load_photos(pool, data, device) if domain == "photos" else load_glyphs(pool, roots, data, seed)
+    if domain == "photos":
+        source = load_photos(pool, data, device, every_class=every_class)
+    else:
+        source = load_glyphs(pool, roots, data, seed)
     design = design_for(domain, device)
     minutes = design.minutes | (minutes or {})
     how = {"minutes": minutes, "parts": parts, "seed": seed, "resume": resume, "device": device, "initial": initial}

@@ -4,7 +4,7 @@ the few-shot benchmarks keep for testing.
 photos.tsv lists the known folder names: the word each stands for, and its role: 'train'; 'val' (CIFAR-FS validation
 classes: never trained on, the teacher is measured on them); 'excluded' with the reason: every class that names,
 contains or is contained in a validation or test class of CIFAR-FS or miniImageNet, by WordNet id (hypernyms of WordNet
-3.0) and by name. Folders it does not know are trained on, under their own names.
+3.0) and by name. Folders it does not know are trained on, under their own names; with ``every_class`` all are.
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ def known_folders() -> dict[str, Known]:
         return {row["folder"]: Known(**row) for row in csv.DictReader(lines, delimiter="\t")}
 
 
-def listed(roots: list[Path]) -> dict[tuple[str, str], list[Path]]:
-    """(role, class name) → its image files, sorted; folders of the same name are one class, excluded ones left out.
+def listed(roots: list[Path], every_class: bool = False) -> dict[tuple[str, str], list[Path]]:
+    """(role, class name) → its image files, sorted; folders of the same name are one class. every_class: all are
+    trained on.
 
     Raises ValueError for a root without class folders.
     """
@@ -66,8 +67,8 @@ def listed(roots: list[Path]) -> dict[tuple[str, str], list[Path]]:
             raise ValueError(f"{root}: no class folders; expected <folder>/<class>/**/*.jpg")
         for folder in folders:
             row = known.get(folder.name) or Known(folder.name, _word(folder.name), "train", "")
-            if row.role != "excluded":
-                found.setdefault((row.role, row.name), []).extend(images_below(folder))
+            role = "train" if every_class else row.role
+            found.setdefault((role, row.name), []).extend(images_below(folder))
     return {key: files for key, files in sorted(found.items()) if files}
 
 
@@ -87,12 +88,24 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
 
 
-def build_pool(roots: list[Path], cache: Path) -> None:
+def used(groups: dict[tuple[str, str], list[Path]]) -> dict[tuple[str, str], list[Path]]:
+    """Of ``listed``, without the excluded classes."""
+    return {(role, name): files for (role, name), files in groups.items() if role != "excluded"}
+
+
+def kept_from_training(groups: dict[tuple[str, str], list[Path]]) -> str:
+    """Which classes are not trained on because few-shot benchmarks test on them, in a sentence; '' for none."""
+    names = {role: ", ".join(name for there, name in groups if there == role) for role in ("val", "excluded")}
+    told = {"val": "only measured on", "excluded": "left out"}
+    parts = "; ".join(f"{told[role]}: {those}" for role, those in names.items() if those)
+    return f"not trained on, as few-shot benchmarks test on them (--every-class does): {parts}" if parts else ""
+
+
+def build_pool(groups: dict[tuple[str, str], list[Path]], cache: Path) -> None:
     """Decode every image once: cache/images.npy uint8 (M, SIZE, SIZE, 3), labels.npy int64 (M,), classes.json.
 
-    Files that can't be read are left out and counted in the log. classes.json is written last.
+    groups: of ``used``. Files that can't be read are left out and counted in the log. classes.json is written last.
     """
-    groups = listed(roots)
     keep_origin(cache, photo_origin(groups))
     files = [(label, file) for label, group in enumerate(groups.values()) for file in group]
     cache.mkdir(parents=True, exist_ok=True)
@@ -107,19 +120,31 @@ def build_pool(roots: list[Path], cache: Path) -> None:
     (cache / "classes.json").write_text(json.dumps([{"role": role, "name": name} for role, name in groups], indent=1))
 
 
-def ensure_pool(roots: list[Path], cache: Path) -> None:
-    """Build the pool where it is not there yet. Raises ValueError without data, or when it is one of other data."""
+def ensure_pool(
+    roots: list[Path], cache: Path, *, every_class: bool = False, tell: Callable[[str], None] = log.info
+) -> None:
+    """Build the pool where it is not there yet. Raises ValueError without data or classes to train on, or when it is
+    one of other data.
+    """
     there = (cache / "classes.json").is_file()
     if not roots and not there:
         raise ValueError("photos need --data: a folder of class folders, repeatable")
-    if not there:
-        build_pool(roots, cache)
-    elif roots:
-        require_origin(cache, photo_origin(listed(roots)))
+    if not roots:
+        return
+    groups = listed(roots, every_class)
+    kept = kept_from_training(groups)
+    if not any(role == "train" for role, _ in groups):
+        raise ValueError(f"--data: no class to train on{f'; {kept}' if kept else ', no image'}")
+    if there:
+        require_origin(cache, photo_origin(used(groups)))
+        return
+    if kept:
+        tell(kept)
+    build_pool(used(groups), cache)
 
 
 def photo_origin(groups: dict[tuple[str, str], list[Path]]) -> dict[str, object]:
-    """See ``origin``; groups: of ``listed``."""
+    """See ``origin``; groups: of ``used``."""
     return origin_of((f"{role} {name}", file) for (role, name), files in groups.items() for file in files)
 
 
@@ -135,9 +160,9 @@ def _read_one(item: tuple[int, Path]) -> tuple[int, np.ndarray | None]:
         return item[0], None
 
 
-def load_photos(cache: Path, roots: list[Path], device: str = "cpu") -> Source:
+def load_photos(cache: Path, roots: list[Path], device: str = "cpu", *, every_class: bool = False) -> Source:
     """The photo domain from its cache, built on the first call (minutes). On a GPU all images are kept there."""
-    ensure_pool(roots, cache)
+    ensure_pool(roots, cache, every_class=every_class)
     classes = json.loads((cache / "classes.json").read_text())
     labels = torch.from_numpy(np.load(cache / "labels.npy"))
     pixels = np.load(cache / "images.npy", mmap_mode="r")
