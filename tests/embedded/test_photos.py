@@ -83,7 +83,8 @@ def test_what_benchmarks_test_on_is_told_and_trained_on_only_when_asked_for(root
     told = []
     photos.ensure_pool(roots, tmp_path / "pool", tell=told.append)
     assert told == [
-        "not trained on, as few-shot benchmarks test on them (--every-class does): only measured on: beetle; left out: lion"
+        "not trained on, as few-shot benchmarks test on them (--every-class does): "
+        "only measured on: beetle; left out: lion"
     ]
     every = photos.load_photos(tmp_path / "every", roots, every_class=True)
     assert sorted(every.names) == ["beetle", "lion", "mygarden", "orange", "persiancat"]
