@@ -80,8 +80,8 @@ def loss_function(way: Way, latents: torch.Tensor, labels: torch.Tensor, context
     return loss_of
 
 
-def steps_for(minutes: float, model: torch.nn.Module, loss_of: loop.LossOf, passes: int = 8) -> int:
-    """Steps of loop.train that fit, by the processor seconds of a few."""
+def seconds_of(model: torch.nn.Module, loss_of: loop.LossOf, passes: int = 8) -> float:
+    """Processor seconds of a step of loop.train: the median of a few."""
     tried, seconds = deepcopy(model), []
     optimizer = torch.optim.AdamW(tried.parameters())
     for step in range(passes):
@@ -90,7 +90,7 @@ def steps_for(minutes: float, model: torch.nn.Module, loss_of: loop.LossOf, pass
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.process_time() - began)
-    return int(minutes * 60 / sorted(seconds)[passes // 2])
+    return sorted(seconds)[passes // 2]
 
 
 def measure(way: Way, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def measure(way: Way, options: argparse.Namespace, folder: Path) -> dict[str, An
     torch.manual_seed(way.seed)
     model = unet.Denoiser(unet.build(latents.shape[-1], way.widths, channels=latents.shape[1]))
     loss_of = loss_function(way, latents, labels, context)
-    steps = steps_for(options.minutes, model, loss_of)
+    steps = int(options.minutes * 60 / seconds_of(model, loss_of))
     began = time.process_time()
     plan = loop.Plan(steps=steps, lr=1.5e-3, ema=min(0.999, 1 - 20 / steps), floor=0.05, seed=way.seed)
     model.load_state_dict(loop.train(model, loss_of, plan, folder / "checkpoint"))

@@ -20,8 +20,8 @@ def record(**changes) -> dict:
     base = {
         "in_domain": False, "held_out": 30, "folds": 3, "steps": 100,
         "ways": [way("support-hard"), way("tint-teacher", (0.2, 0.05, 0.35), probability=0.97)], "mixes": [],
-        "teacher": {**way("teacher", (0.5, 0.1, 0.9), score=score(24, 30)), "trusted": True, "lr": 0.0,
-                    "rates": {"0": 0.8, "0.001": 0.7}},
+        "teacher": {**way("teacher", (0.5, 0.1, 0.9), score=score(24, 30)), "trusted": True, "misleads": False,
+                    "lr": 0.0, "rates": {"0": 0.8, "0.001": 0.7}},
     }  # fmt: skip
     return {**base, **changes}
 
@@ -39,6 +39,12 @@ def test_what_was_chosen_by_how_much_and_what_was_dropped():
         "0.97 needs 0.90", "0: 80.0 %, 0.001: 70.0 %; 0 was chosen",
     ):  # fmt: skip
         assert part in text
+
+
+def test_a_teacher_that_knows_less_is_named():
+    teacher = {**record()["teacher"], "trusted": False, "misleads": True}
+    assert "itself, shown to know less" in shown(record=record(teacher=teacher))
+    assert "itself, neither trusted nor" in shown(record=record(teacher={**teacher, "misleads": False}))
 
 
 def test_another_mix_carries_the_mark():

@@ -13,7 +13,19 @@ from tinyforge.embedded import path
 from tinyforge.loading import load_recipe, load_target
 from tinyforge.recipe import Trial
 from tinyforge.stages import Job, advance, start
-from tinyforge.stages.trial import Way, bar, first_round, forced, judge_teacher, prior, second_round, trusted, why
+from tinyforge.stages.trial import (
+    ABROAD,
+    Way,
+    bar,
+    first_round,
+    forced,
+    judge_teacher,
+    misleads,
+    prior,
+    second_round,
+    trusted,
+    why,
+)
 from tinyforge.summary import trial_text
 
 from .test_forge import manifests, recipe_for
@@ -138,6 +150,17 @@ def test_a_teacher_that_knows_more_lowers_the_bar_for_what_it_labels_and_for_not
     assert bar("tint-class", hopeful, does_not, 0.9) == 0.5
     alone = judge_teacher(np.zeros((0, 5)), np.zeros((0, 5)), np.zeros(0, int), 0.9)
     assert not trusted(alone)
+    assert not misleads(alone)
+
+
+def test_of_a_teacher_that_knows_less_nothing_is_expected():
+    labels = np.arange(30) % 5
+    good, poor = 4 * np.eye(5)[labels], np.tile([1.0, 0, 0, 0, 0], (30, 1))
+    assert [misleads(judge_teacher(*who, labels, 0.9)) for who in ((poor, good), (good, poor), (good, good))] == [
+        True, False, False,
+    ]  # fmt: skip
+    wanted = Trial(expected_gains={"support-kd": 0.3}, expected_sd=0.05)
+    assert prior("support-kd", wanted, True, misled=True) == ABROAD
 
 
 def test_ways_and_mixes():

@@ -40,7 +40,8 @@ class Report:
     inside HTML}, see ``stages.budget``.
     trial: how the shipped student was chosen: {shipped, why, dropped {total, kept, rejected, duplicates} | None,
     record | None}; record: {in_domain, held_out, folds, steps, ways, mixes, teacher}, where ways and mixes hold
-    {name, score, log_loss, gain, expected, probability, bar} and teacher holds these and trusted, lr, rates.
+    {name, score, log_loss, gain, expected, probability, bar} and teacher holds these and trusted, misleads, lr,
+    rates.
     tried: {variant, rung, parity | None, drop | None, reason (why it failed, '' when it passed), kept}.
     confusion: (N, N) counts of the chosen model, rows true, columns predicted.
     known: what is known of the target. provenance: title -> {key: value}. licences: {name, licence, ...}.

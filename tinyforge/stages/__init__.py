@@ -40,7 +40,7 @@ class Stage:
 CACHED = (
     Stage("invert", 1, (), invert.settings, invert.work),
     Stage("synthesize", 2, ("invert",), synthesize.settings, synthesize.work),
-    Stage("distill", 3, ("synthesize",), distill.settings, distill.work),
+    Stage("distill", 4, ("synthesize",), distill.settings, distill.work),
     Stage("compress", 2, ("synthesize", "distill"), compress.settings, compress.work),
 )
 STAGES = (*(stage.name for stage in CACHED), "bench")

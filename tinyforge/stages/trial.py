@@ -26,8 +26,10 @@ from tinyforge.stages.invert import in_domain
 from tinyforge.store import Partial
 
 REFERENCE = "support-hard"
+TAUGHT = ("support-kd", "tint-teacher")
+"""With the teacher's labels."""
 ABROAD = Prior(0.0, 0.2)
-"""Outside the domain nothing is expected of any way."""
+"""Outside the domain nothing is expected of any way, nor in it of a misleading teacher's labels."""
 MIX = Prior(0.0, 0.05)
 """Other shares and blends change little, either way."""
 
@@ -192,9 +194,9 @@ class Hearing:
         return {name: np.concatenate([empty, *(self._read(name, fold) for fold in folds)]) for name in names}
 
 
-def prior(name: str, wanted: Trial, at_home: bool) -> Prior:
-    """What is expected of a way before the trial."""
-    if not at_home:
+def prior(name: str, wanted: Trial, at_home: bool, misled: bool = False) -> Prior:
+    """What is expected of a way before the trial. misled: by the labels of a teacher that was shown to know less."""
+    if not at_home or misled:
         return ABROAD
     return Prior(wanted.expected_gains.get(name, 0.0), wanted.expected_sd, wanted.overstated_gains.get(name, 0.0))
 
@@ -207,7 +209,8 @@ def hold(room: Any, partial: Partial, hands: Crew) -> tuple[Way, dict[str, Any]]
     answers = hearing.answers(list(ways.values()))
     least = recipe.trial.min_probability
     teacher = judge_teacher(answers.pop("teacher"), answers[REFERENCE], labels, least)
-    priors = {name: prior(name, recipe.trial, at_home) for name in ways}
+    lost = misleads(teacher)
+    priors = {name: prior(name, recipe.trial, at_home, lost and way.method in TAUGHT) for name, way in ways.items()}
     bars = {name: bar(ways[name].method, priors[name], teacher, least) for name in ways}
     judged = judge(answers, labels, REFERENCE, priors, bars)
     winner = chosen = ways[choose(judged)]
@@ -232,7 +235,12 @@ def hold(room: Any, partial: Partial, hands: Crew) -> tuple[Way, dict[str, Any]]
         "ways": [asdict(one) for one in judged],
         "mixes": [asdict(one) for one in mixes],
         "teacher": asdict(teacher)
-        | {"trusted": trusted(teacher), "lr": room.teacher.lr, "rates": room.teacher.record.get("accuracies", {})},
+        | {
+            "trusted": trusted(teacher),
+            "misleads": lost,
+            "lr": room.teacher.lr,
+            "rates": room.teacher.record.get("accuracies", {}),
+        },
     }
 
 
@@ -247,11 +255,16 @@ def trusted(teacher: Judgement) -> bool:
     return teacher.probability >= teacher.bar
 
 
+def misleads(teacher: Judgement) -> bool:
+    """Whether it was shown to know less."""
+    return teacher.probability <= 1 - teacher.bar
+
+
 def bar(method: str, expected: Prior, teacher: Judgement, least: float) -> float:
     """The probability of a gain that a way must reach: more likely than not where a gain is expected, of the stack in
     its domain or of a teacher that was shown to know more; ``least`` otherwise.
     """
-    taught = method in ("support-kd", "tint-teacher") and trusted(teacher)
+    taught = method in TAUGHT and trusted(teacher)
     return 0.5 if taught or expected.mean > 0 else least
 
 

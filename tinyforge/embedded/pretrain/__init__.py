@@ -288,8 +288,22 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_measures(network: torch.nn.Module, source: Source, ways: int, episodes: int = 300) -> dict[str, Any]:
-    """Few-shot accuracy with its 95 % interval over episodes on the held-out classes, of all their images up to 600
-    each; of 40 each where images are drawn without end.
+    """Few-shot accuracy with its 95 % interval over the episodes of ``held_out_scores``."""
+    return {
+        name: {
+            "accuracy": float(each.mean()),
+            "ci95": float(1.96 * each.std() / len(each) ** 0.5),
+            "episodes": len(each),
+        }
+        for name, each in held_out_scores(network, source, ways, episodes).items()
+    }
+
+
+def held_out_scores(
+    network: torch.nn.Module, source: Source, ways: int, episodes: int = 300
+) -> dict[str, torch.Tensor]:
+    """Few-shot accuracies (episodes,) on the held-out classes, of all their images up to 600 each; of 40 each where
+    images are drawn without end. The same episodes for every network.
 
     Classes too small for five supports and ten queries are left out; {} if fewer than `ways` are left.
     """
@@ -299,10 +313,7 @@ def held_out_measures(network: torch.nn.Module, source: Source, ways: int, episo
         return {}
     gen = torch.Generator().manual_seed(999)
     stacks = [source.draw(torch.full((sizes[c],), c), gen, "held_out").cpu() for c in held]
-    measures = {}
-    for shots in (1, 5):
-        mean, half, n = teacher.few_shot(
-            network, stacks, normalise, ways=ways, shots=shots, episodes=episodes, queries=queries, seed=5
-        )
-        measures[f"{ways}-way {shots}-shot"] = {"accuracy": mean, "ci95": half, "episodes": n}
-    return measures
+    how = {"ways": ways, "episodes": episodes, "queries": queries, "seed": 5}
+    return {
+        f"{ways}-way {shots}-shot": teacher.few_shot(network, stacks, normalise, shots=shots, **how) for shots in (1, 5)
+    }

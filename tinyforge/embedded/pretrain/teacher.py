@@ -40,13 +40,12 @@ def prototype_logits(support: Tensor, query: Tensor, scale: float = 10.0) -> Ten
 
 @dataclass(frozen=True)
 class Stage:
-    """Which steps are episodes: the first `supervised` are classification, then the two losses are mixed."""
+    """Which steps are episodes: all but the first `supervised`, which are classification."""
 
     supervised: int
     batch: int = 128
     ways: int = 20
     queries: int = 4
-    share: float = 0.5
 
 
 def classification_loss(model: CosineClassifier, images: Tensor, labels: Tensor, smoothing: float = 0.05) -> Tensor:
@@ -95,8 +94,8 @@ def few_shot(
     episodes: int,
     queries: int,
     seed: int,
-) -> tuple[float, float, int]:
-    """Held-out classes as image stacks → (accuracy, half width of its 95 % interval over episodes, episodes)."""
+) -> Tensor:
+    """Held-out classes as image stacks → accuracy of each episode (episodes,); one seed, one list of episodes."""
     gen = torch.Generator().manual_seed(seed)
     network.eval()
     features = [torch.cat([network(normalise(part)) for part in stack.split(256)]) for stack in images]
@@ -108,5 +107,4 @@ def few_shot(
         query = torch.cat([features[c][p[shots:]] for c, p in zip(chosen, picks, strict=True)])
         labels = torch.arange(ways).repeat_interleave(queries)
         scores.append((prototype_logits(support, query).argmax(1) == labels).float().mean())
-    values = torch.stack(scores)
-    return float(values.mean()), float(1.96 * values.std() / episodes**0.5), episodes
+    return torch.stack(scores)
