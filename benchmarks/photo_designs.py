@@ -12,6 +12,7 @@ the models' card. One JSON per design; what is there is kept.
 import argparse
 import json
 import time
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,27 +139,37 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
     return table(["design", "parameters", "steps", "core minutes", *(f"in the eyes of {who}" for who in eyes)], rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True, help="Folder with backbone/, teacher/ and students/.")
+def study(
+    parser: argparse.ArgumentParser,
+    ways: Mapping[str, Any],
+    measure: Callable[[Any, argparse.Namespace, Path], dict[str, Any]],
+    summary: Callable[[dict[str, dict[str, Any]]], str],
+    minutes: float,
+) -> None:
+    """Measure the ways that are asked for and not in --out yet, one JSON each, and print the summary of all there."""
     parser.add_argument("--pool", type=Path, required=True, help="The pool that 'tinyforge pretrain photos' built.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--minutes", type=float, default=6.0, help="Of one core, for each design.")
-    parser.add_argument("--latents", type=int, default=40_000)
-    parser.add_argument("--samples", type=int, default=440)
-    parser.set_defaults(steps=20, guidance=3.0)
+    parser.add_argument("--only", nargs="+", choices=list(ways), default=list(ways))
+    parser.add_argument("--minutes", type=float, default=minutes, help="Of one core, for each.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for name in options.only:
         file = options.out / f"{name.replace(' ', '-').replace(',', '')}.json"
         if not file.is_file():
-            record = measure(WAYS[name], options, options.out / "work" / file.stem)
-            write_atomic(file, (json.dumps({"name": name, **record}, indent=1) + "\n").encode())
-        print(file.read_text(), flush=True)
+            record = measure(ways[name], options, options.out / "work" / file.stem)
+            write_atomic(file, (json.dumps({"name": name, **record}) + "\n").encode())
     records = [json.loads(file.read_text()) for file in sorted(options.out.glob("*.json"))]
     print(summary({one["name"]: one for one in records}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, help="Folder with backbone/, teacher/ and students/.")
+    parser.add_argument("--latents", type=int, default=40_000)
+    parser.add_argument("--samples", type=int, default=440)
+    parser.set_defaults(steps=20, guidance=3.0)
+    study(parser, WAYS, measure, summary, minutes=6.0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ of each kind. One JSON per way; what is there is kept.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from photo_designs import seconds_of
+from photo_designs import seconds_of, study
 
 from tinyforge.device.report import table
 from tinyforge.embedded.network import build
@@ -27,7 +26,6 @@ from tinyforge.embedded.pretrain import held_out_scores, loop, normalise, photos
 from tinyforge.embedded.pretrain.design import DESIGNS
 from tinyforge.embedded.pretrain.export import part
 from tinyforge.embedded.pretrain.source import Source
-from tinyforge.store import write_atomic
 
 DESIGN = DESIGNS["photos"]
 
@@ -148,20 +146,7 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=Path, required=True, help="The pool that 'tinyforge pretrain photos' built.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--minutes", type=float, default=10.0, help="Of one core, for each way.")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    for name in options.only:
-        file = options.out / f"{name.replace(' ', '-').replace(',', '')}.json"
-        if not file.is_file():
-            record = measure(WAYS[name], options, options.out / "work" / file.stem)
-            write_atomic(file, (json.dumps({"name": name, **record}) + "\n").encode())
-    records = [json.loads(file.read_text()) for file in sorted(options.out.glob("*.json"))]
-    print(summary({one["name"]: one for one in records}))
+    study(parser, WAYS, measure, summary, minutes=10.0)
 
 
 if __name__ == "__main__":

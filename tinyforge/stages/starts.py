@@ -98,6 +98,7 @@ def pretrain_student(
 ) -> Path:
     """Train ``student`` on every training class of the pool in out/work/pool (read from ``data`` where it is not
     there yet) and write out/students/<name>; continues from its last checkpoint. size: pixels that it sees.
+    every_class: see photos.listed.
 
     Raises ValueError without data, for a pool of other data and an unknown device, RecipeError for an unknown student,
     UsageError for an ``out`` that is no folder.
