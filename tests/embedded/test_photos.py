@@ -148,9 +148,9 @@ SMALL = replace(
 )  # fmt: skip
 
 
-def trained(roots, out, **how):
+def trained(roots, out, steps=None, **how):
     source = photos.load_photos(out / "pool", roots)
-    steps = dict.fromkeys(SMALL.batch, 2)
+    steps = dict.fromkeys(SMALL.batch, 2) | (steps or {})
     return train_domain(replace(source, counts=source.counts * 10), out, SMALL, steps=steps, **how)
 
 
@@ -233,6 +233,13 @@ def test_a_run_of_another_design_is_not_continued(roots, tmp_path):
     assert result.exit_code == 2, result.output
     assert "work/teacher: began with other settings (seed 0, now 1; dtype float32, now bfloat16; " in result.output
     assert "a network of another size); choose another --out" in result.output
+
+
+@pytest.mark.parametrize(("longer", "refused"), [("teacher", "autoencoder"), ("autoencoder", "unet")])
+def test_a_part_is_not_continued_on_what_another_network_tells(longer, refused, roots, tmp_path):
+    trained(roots, tmp_path)
+    with pytest.raises(ValueError, match=f"work/{refused}: began with other settings .learns from [0-9a-f]+, now"):
+        trained(roots, tmp_path, steps={longer: 3})
 
 
 def test_latents_are_encoded_once_for_each_autoencoder(roots, tmp_path):

@@ -219,6 +219,8 @@ def test_only_a_run_of_the_same_settings_is_continued(tmp_path):
     for settings, message in (
         ({"seed": 1}, "seed 0, now 1"),
         ({"lr": 5e-4, "dtype": "bfloat16"}, "lr 0.001, now 0.0005; dtype float32, now bfloat16"),
+        ({"batch": 64}, "batch 0, now 64"),
+        ({"learns_from": "another autoencoder"}, "learns from , now another autoencoder"),
         ({"width": 3}, "a network of another size"),
     ):
         with pytest.raises(ValueError, match=f"unet: began with other settings .{message}.; choose another --out"):

@@ -55,8 +55,8 @@ def pretrain(
     to be trained. every_class: of photos, also those that few-shot benchmarks test on.
     Raises ValueError for an unknown domain or device, glyphs without fonts, photos without data, a pool in out/work
     that was made of other files, initial weights that are missing, of another size, or not those that a checkpoint in
-    out/work began from, a checkpoint there that began with another seed or design; UsageError for an ``out`` that is
-    no folder.
+    out/work began from, a checkpoint there that began with another seed, design or frozen network; UsageError for an
+    ``out`` that is no folder.
     """
     if domain not in DESIGNS:
         raise ValueError(f"unknown domain {domain!r}: {' or '.join(DESIGNS)}")
@@ -166,11 +166,19 @@ class Run:
         return self.steps[part]
 
     def _train(
-        self, part: str, model: torch.nn.Module, loss_of: loop.LossOf, *, lr: float, **plan: Any
+        self,
+        part: str,
+        model: torch.nn.Module,
+        loss_of: loop.LossOf,
+        *,
+        lr: float,
+        frozen: torch.nn.Module | None = None,
+        **plan: Any,
     ) -> dict[str, torch.Tensor]:
-        steps, dtype = self._steps(part, loss_of, model), self.design.dtype
-        lr = lr if self.initial is None else lr / 2
-        chosen = loop.Plan(steps=steps, seed=self.seed, dtype=dtype, lr=lr, **plan)
+        """frozen: the network whose answers it learns from."""
+        plan |= {"steps": self._steps(part, loss_of, model), "lr": lr if self.initial is None else lr / 2}
+        plan |= {"seed": self.seed, "dtype": self.design.dtype, "batch": self.design.batch[part]}
+        chosen = loop.Plan(**plan, learns_from="" if frozen is None else autoencoder.fingerprint(frozen)[:12])
         return loop.train(model, loss_of, chosen, self.work / part, resume=self.resume, device=self.device, name=part)
 
     def teacher(self) -> Path:
@@ -218,7 +226,8 @@ class Run:
         loss_of = autoencoder.loss_function(
             draw, weights, batch, device=self.device, seer=seer, perceptual_weight=self.design.perceptual
         )
-        ema = self._train("autoencoder", model, loss_of, lr=3e-3, warmup=50, weight_decay=0.0, ema=0.99, save_every=100)
+        plan = {"lr": 3e-3, "warmup": 50, "weight_decay": 0.0, "ema": 0.99, "save_every": 100}
+        ema = self._train("autoencoder", model, loss_of, frozen=seer, **plan)
         return export.part(ema, "vae.")
 
     def _vae(self) -> Any:
@@ -276,7 +285,8 @@ class Run:
         self._begin(model.unet, "unet")
         context = unet.contexts(text, captions.caption_ids(tokenizer, names, design.templates))
         loss_of = unet.loss_function(latents, labels, context, self.design.batch["unet"], self.device)
-        ema = self._train("unet", model, loss_of, lr=1.5e-3, ema=0.999, floor=0.05, save_every=250)
+        plan = {"lr": 1.5e-3, "ema": 0.999, "floor": 0.05, "save_every": 250}
+        ema = self._train("unet", model, loss_of, frozen=vae, **plan)
         model.load_state_dict(ema)
         model.cpu()
         return export.write_backbone(self.out / "backbone", vae.cpu(), model.unet, text, self.work / "tokenizer")

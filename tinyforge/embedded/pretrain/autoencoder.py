@@ -122,7 +122,7 @@ def cached_latents(
 
     Kept in file, and read from there as long as the autoencoder's weights, count and seed are the same.
     """
-    key = _fingerprint(vae, num_classes, count, seed)
+    key = fingerprint(vae, num_classes, count, seed)
     if not (file.is_file() and _key_of(file) == key):
         latents, labels = encode_many(vae, draw, num_classes, count, seed)
         partial = file.with_suffix(".partial")
@@ -133,9 +133,10 @@ def cached_latents(
     return (kept["latents"].float() * scale).half(), kept["labels"], scale
 
 
-def _fingerprint(vae: AutoencoderKL, *settings: int) -> str:
+def fingerprint(network: nn.Module, *settings: int) -> str:
+    """The sha256 of its weights and of the settings."""
     digest = hashlib.sha256(repr(settings).encode())
-    for name, value in sorted(vae.state_dict().items()):
+    for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 

@@ -36,7 +36,8 @@ class Plan:
     """How long and how fast. steps: total; warmup: steps to full rate, then cosine to floor * lr.
 
     dtype: of the model's arithmetic, weights and averages stay float32; bfloat16 is about twice as fast where the
-    processor has it.
+    processor has it. batch and learns_from, the images of a step and a fingerprint of the frozen network that it asks,
+    change nothing here, but a checkpoint is not continued with others.
     """
 
     steps: int
@@ -50,6 +51,8 @@ class Plan:
     dtype: str = "float32"
     save_every: int = 500
     log_every: int = 50
+    batch: int = 0
+    learns_from: str = ""
 
 
 def rate(plan: Plan, step: int) -> float:
