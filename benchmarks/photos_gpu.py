@@ -9,11 +9,13 @@
 pack writes tar files of at most 24 MiB with WebP images of at most 64 px, one folder per class, without the classes
 that photos.tsv excludes; they may be carried one by one. start unpacks them and trains in a process of its own, which
 outlives the shell that started it, writes run/log.txt, and goes on from its newest checkpoint when started again;
-train does the same and waits. --student timm:lcnet_050 also trains that student's starting weights.
+train does the same and waits. --student timm:lcnet_050 also trains that student's starting weights. watch says whether
+it is under way, finished, or stopped before its end.
 split cuts the exported weights into pieces of at most 16 MiB with their hashes; join checks them.
 """
 
 import argparse
+import fcntl
 import hashlib
 import io
 import json
@@ -26,6 +28,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 PART_BYTES, PIECE_BYTES, QUALITY = 24 * 2**20, 16 * 2**20, 75
+FINISHED = "finished"
 MARGIN = 0.75
 """Of the minutes: optimiser, averages and the first steps of each shape are not in the steps that are timed."""
 
@@ -35,7 +38,7 @@ def pack(data: list[Path], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     entries: list[tuple[str, bytes]] = []
     written = number = 0
-    for name, content in small_images(data):
+    for name, content in filter(None, small_images(data)):
         room = (len(content) + 511) // 512 * 512 + 512
         if written + room + 10240 > PART_BYTES:
             write_part(out / f"photos-{number:03d}.tar", entries)
@@ -54,8 +57,10 @@ def write_part(file: Path, entries: list[tuple[str, bytes]]) -> None:
             archive.addfile(entry, io.BytesIO(content))
 
 
-def small_images(data: list[Path]) -> Iterator[tuple[str, bytes]]:
-    """('<folder>/<number>.webp', encoded image) of every class folder that photos.tsv does not exclude."""
+def small_images(data: list[Path]) -> Iterator[tuple[str, bytes] | None]:
+    """('<folder>/<number>.webp', encoded image) of every class folder that photos.tsv does not exclude, None where a
+    file is no image.
+    """
     from tinyforge.embedded.pretrain import photos
 
     known, counts, jobs = photos.known_folders(), {}, []
@@ -69,30 +74,37 @@ def small_images(data: list[Path]) -> Iterator[tuple[str, bytes]]:
         yield from workers.map(small_image, jobs, chunksize=200)
 
 
-def small_image(job: tuple[str, Path]) -> tuple[str, bytes]:
+def small_image(job: tuple[str, Path]) -> tuple[str, bytes] | None:
     """(name, file) → (name, WebP of at most photos.SIZE px a side): smaller images keep their size."""
     from PIL import Image
 
-    from tinyforge.device.preprocess import decode, resize
+    from tinyforge.device.preprocess import DecodeFault, decode, resize
     from tinyforge.device.spec import InputSpec
     from tinyforge.embedded.pretrain import photos
 
-    pixels, buffer = decode(job[1]), io.BytesIO()
+    try:
+        pixels, buffer = decode(job[1]), io.BytesIO()
+    except DecodeFault:
+        return None
     if max(pixels.shape[:2]) > photos.SIZE:
         pixels = resize(pixels, InputSpec((photos.SIZE, photos.SIZE), resize="bicubic"))
     Image.fromarray(pixels).save(buffer, "WEBP", quality=QUALITY)
     return job[0], buffer.getvalue()
 
 
-def start(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> None:
+def start(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> subprocess.Popen[bytes]:
     """Run train in a session of its own, which outlives the caller's shell."""
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "train", "--parts", str(parts), "--out", str(out), "--device", device]
     command += ["--minutes", str(minutes), *(word for name in students for word in ("--student", name))]
     with (out / "log.txt").open("a") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the processes that write to it hold it until they end
+        except BlockingIOError:
+            sys.exit(f"{out}: a training is under way there")
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    (out / "pid").write_text(str(process.pid))
     print(f"process {process.pid}, log {out / 'log.txt'}")
+    return process
 
 
 def train(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> None:
@@ -104,6 +116,7 @@ def train(parts: Path, out: Path, minutes: float, device: str, students: list[st
 
     began, images, pool = time.monotonic(), out / "images", out / "work" / "pool"
     images.mkdir(parents=True, exist_ok=True)
+    (out / FINISHED).unlink(missing_ok=True)
     for part in sorted(parts.glob("photos-*.tar")):
         done = out / f"{part.stem}.unpacked"
         if not done.exists():
@@ -136,15 +149,27 @@ def train(parts: Path, out: Path, minutes: float, device: str, students: list[st
         sys.exit("time is up before a student's starting weights were: start again to go on")
     if any(ends):
         sys.exit("a student's starting weights were not trained")
+    (out / FINISHED).touch()
 
 
 def watch(out: Path, seconds: float) -> None:
-    """Wait, and print the end of the log; says so when the weights are there."""
+    """Wait for the end, print that of the log, and say what was seen."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until and not (out / "classes.txt").exists():
+    while (going := under_way(out)) and time.monotonic() < until:
         time.sleep(1)
     print("\n".join((out / "log.txt").read_text().splitlines()[-5:]))
-    print("finished" if (out / "classes.txt").exists() else "under way")
+    stopped = "finished" if (out / FINISHED).exists() else "stopped before its end: start again to go on"
+    print("under way" if going else stopped)
+
+
+def under_way(out: Path) -> bool:
+    """Whether a process that start began, or one of its own, still runs."""
+    with (out / "log.txt").open() as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def split(out: Path, to: Path) -> None:
