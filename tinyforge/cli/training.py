@@ -74,6 +74,7 @@ def pretrain(
         return _pretrain_student(domain, student, list(data), out, epochs=epochs or 12, size=size or 32, **how)
     if epochs or size:
         raise UsageError("--epochs and --size are of --student: leave them out without it")
+    from tinyforge.distill.arithmetic import settled_dtype
     from tinyforge.embedded import pretrain as module
 
     parts = parts or module.PARTS
@@ -86,6 +87,7 @@ def pretrain(
             "minutes": shares,
             "parts": parts,
             "initial": initial,
+            "dtype": settled_dtype("auto", how["device"].partition(":")[0]) if domain == "photos" else "float32",
             "log": progress.log,
         }
         try:

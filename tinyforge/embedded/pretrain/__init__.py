@@ -42,6 +42,7 @@ def pretrain(
     seed: int = 0,
     resume: bool = True,
     device: str = "cpu",
+    dtype: str = "float32",
     initial: Path | None = None,
     every_class: bool = False,
     log: Callable[[str], None] | None = None,
@@ -50,7 +51,8 @@ def pretrain(
 
     data: of glyphs, Omniglot strokes_*.zip files or folders of them (may be empty); of photos, folders of class
     folders. fonts: folders searched for fonts. minutes: for each part; turned into a number of steps by timing a few,
-    and kept in out/work/<part>.steps. parts: which to train now, of PARTS; also what they still lack. initial: a
+    and kept in out/work/<part>.steps. parts: which to train now, of PARTS; also what they still lack. dtype: of the
+    arithmetic, float32 or bfloat16; a run that is continued keeps the one in out/work/dtype. initial: a
     folder of earlier results: parts go on from its weights, at half the rate, and its teacher is taken where none is
     to be trained. every_class: of photos, also those that few-shot benchmarks test on.
     Raises ValueError for an unknown domain or device, glyphs without fonts, photos without data, a pool in out/work
@@ -80,8 +82,11 @@ def pretrain(
         source = load_glyphs(pool, roots, data, seed)
     design = design_for(domain, device)
     minutes = design.minutes | (minutes or {})
+    kept = out / "work" / "dtype"
+    if not (resume and kept.is_file()):
+        kept.write_text(dtype)
     how = {"minutes": minutes, "parts": parts, "seed": seed, "resume": resume, "device": device, "initial": initial}
-    return train_domain(source, out, design, **how)
+    return train_domain(source, out, design, dtype=kept.read_text(), **how)
 
 
 def train_domain(
@@ -95,10 +100,11 @@ def train_domain(
     seed: int = 0,
     resume: bool = True,
     device: str = "cpu",
+    dtype: str = "float32",
     initial: Path | None = None,
 ) -> Path:
     """The parts of any domain, one after the other; the teacher and the UNet are exported."""
-    run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device, initial)
+    run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device, dtype, initial)
     if initial is not None and "teacher" not in parts:
         take_teacher(initial, out)
     seen = "unet" in parts or ("autoencoder" in parts and design.perceptual > 0)
@@ -135,10 +141,11 @@ class Run:
         seed: int,
         resume: bool,
         device: str,
+        dtype: str,
         initial: Path | None,
     ) -> None:
         self.source, self.out, self.design, self.minutes = source, out, design, minutes
-        self.seed, self.resume, self.device, self.initial = seed, resume, device, initial
+        self.seed, self.resume, self.device, self.dtype, self.initial = seed, resume, device, dtype, initial
         self.work = out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         for folder in (*(self.work / part for part in PARTS), out / "teacher", out / "backbone"):
@@ -157,7 +164,7 @@ class Run:
             passes = 3 if self.device == "cpu" else 30
             for step in range(1 + passes):
                 began = began if step > 1 else time.monotonic()
-                with loop.half_precision(self.device, self.design.dtype):
+                with loop.half_precision(self.device, self.dtype):
                     loss = loss_of(model, step, loop.generator(self.seed, step))
                 loss.backward()
                 loss.item()
@@ -177,7 +184,7 @@ class Run:
     ) -> dict[str, torch.Tensor]:
         """frozen: the network whose answers it learns from."""
         plan |= {"steps": self._steps(part, loss_of, model), "lr": lr if self.initial is None else lr / 2}
-        plan |= {"seed": self.seed, "dtype": self.design.dtype, "batch": self.design.batch[part]}
+        plan |= {"seed": self.seed, "dtype": self.dtype, "batch": self.design.batch[part]}
         chosen = loop.Plan(**plan, learns_from="" if frozen is None else autoencoder.fingerprint(frozen)[:12])
         return loop.train(model, loss_of, chosen, self.work / part, resume=self.resume, device=self.device, name=part)
 

@@ -38,7 +38,6 @@ class Design:
     half_size: share of the teacher's steps at half resolution. episodes: share of its steps, the last ones, that mix
     in ProtoNet episodes. ways: of the held-out measure. latents: images encoded once for the UNet. each: images per
     class for the embedding of its name. perceptual: weight of the teacher's eyes in the autoencoder's loss.
-    dtype: of the arithmetic in training.
     """
 
     network: dict[str, Any]
@@ -54,7 +53,6 @@ class Design:
     each: int = 12
     ways: int = 10
     perceptual: float = 0.0
-    dtype: str = "float32"
 
     @property
     def reduction(self) -> int:
@@ -87,7 +85,6 @@ DESIGNS = {
         each=64,
         ways=5,
         perceptual=1.0,
-        dtype="bfloat16",
     ),
 }
 
