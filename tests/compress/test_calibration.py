@@ -1,9 +1,7 @@
 import numpy as np
-import pytest
 
-from tinyforge.compress.calibration import Prepared, refuse_overlap
+from tinyforge.compress.calibration import Prepared
 from tinyforge.device.preprocess import prepare
-from tinyforge.errors import DataError
 
 
 def test_images_are_prepared_one_by_one_and_again(digits, spec):
@@ -25,7 +23,8 @@ def test_images_are_prepared_one_by_one_and_again(digits, spec):
 def test_hashes_tell_inputs_apart_and_a_copy_is_found(digits, spec):
     calibration = Prepared(digits.rgb[:5], spec)
     assert len(set(calibration.hashes)) == 5
-    refuse_overlap(calibration, [("test images", calibration.like(digits.rgb[5:9]))])
+    assert calibration.without(calibration.like(digits.rgb[5:9])) == (calibration, [0, 1, 2, 3, 4])
     larger = np.repeat(np.repeat(digits.rgb[3], 1, axis=0), 1, axis=1)  # other bytes in memory, the same picture
-    with pytest.raises(DataError, match=r"1 calibration images are also among the test images .* 3 = 1"):
-        refuse_overlap(calibration, [("test images", calibration.like([digits.rgb[9], larger]))])
+    others, kept = calibration.without(calibration.like([digits.rgb[9], larger]))
+    assert kept == [0, 1, 2, 4]
+    assert others.hashes == [calibration.hashes[i] for i in kept]

@@ -1,7 +1,7 @@
 """The images that quantisation sees: support and synthetic ones, prepared one by one; no validation or test image."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +9,20 @@ import numpy as np
 
 from tinyforge.device.preprocess import prepare
 from tinyforge.device.spec import InputSpec
-from tinyforge.errors import DataError
+
+
+@dataclass(frozen=True)
+class Picked(Sequence):
+    """Some images of a sequence, by their numbers; looked up when indexed."""
+
+    images: Sequence[np.ndarray]
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[self.numbers[index]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,12 @@ class Prepared:
         """sha256 of the bytes of each input, in order: equal for files that differ but look the same to the student."""
         return [hashlib.sha256(row.tobytes()).hexdigest() for row in self]
 
+    def without(self, others: "Prepared") -> tuple["Prepared", list[int]]:
+        """The inputs that look like none of the others, and their numbers here."""
+        known = set(others.hashes)
+        kept = [index for index, digest in enumerate(self.hashes) if digest not in known]
+        return (self if len(kept) == len(self) else self.like(Picked(self.images, tuple(kept)))), kept
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -52,15 +71,3 @@ class Calibration:
 
     inputs: Prepared
     supports: Prepared
-
-
-def refuse_overlap(calibration: Prepared, others: Iterable[tuple[str, Prepared]]) -> None:
-    """Raise DataError when a calibration input is also in one of the named sets ('test images', ...)."""
-    known = {digest: index for index, digest in enumerate(calibration.hashes)}
-    for name, other in others:
-        shared = [f"{known[digest]} = {index}" for index, digest in enumerate(other.hashes) if digest in known]
-        if shared:
-            raise DataError(
-                f"{len(shared)} calibration images are also among the {name} (calibration number = number there: "
-                f"{', '.join(shared[:5])}); scores would be too good: remove the copies"
-            )

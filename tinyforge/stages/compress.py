@@ -9,13 +9,14 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tinyforge.device.preprocess import decode, resize
-from tinyforge.errors import RecipeError
+from tinyforge.device.report import counted
+from tinyforge.errors import DataError, RecipeError
 from tinyforge.images import ImageSet
 from tinyforge.stages.distill import load_student, predictions
 from tinyforge.stages.pictures import png
@@ -49,7 +50,6 @@ def check_kinds(road: Road) -> None:
 
 
 def work(road: Road, partial: Partial) -> None:
-    from tinyforge.compress.calibration import refuse_overlap
     from tinyforge.compress.embed import pixel_spec
     from tinyforge.compress.variants import make_variants, warnings, x86_warnings
 
@@ -58,8 +58,7 @@ def work(road: Road, partial: Partial) -> None:
     job.log("compress: export to ONNX")
     student, spec = load_student(road)
     calibration, held_out, labels = shares(road, spec)
-    tests = [] if test is None else [("test images", calibration.inputs.like(test.rgb))]
-    refuse_overlap(calibration.inputs, [("validation images", held_out), *tests])
+    calibration, notes = apart_from_tests(road, calibration)
     folder = partial.path / "models"
     made = make_variants(
         student, spec, road.inputs.support.classes, folder, name=road.recipe.name, opset=target.opset,
@@ -76,7 +75,7 @@ def work(road: Road, partial: Partial) -> None:
             "variants": [one.to_json() for one in made],
             "verdicts": measured,
             "input": model_spec.to_json(),
-            "warnings": [text for one in made for text in warnings(one)],
+            "warnings": [*notes, *(text for one in made for text in warnings(one))],
             "x86_warnings": [text for one in made for text in x86_warnings(one) if not target.exact_int8],
             "gate_images": len(held_out),
             "measured_on": "support images" if test is None else "test images",
@@ -118,11 +117,11 @@ class Joined(Sequence):
 
 
 def shares(road: Road, spec: Any) -> tuple[Any, Any, np.ndarray]:
-    """(calibration, validation inputs, their labels), without an image in common.
+    """(calibration, validation inputs, their labels), without an input in common.
 
     Calibration: supports, class by class in turn, then synthetic images evenly over the set, up to the recipe's count.
     Validation: every other synthetic image up to half of the recipe's count, and random views of the supports, in turn
-    too, up to all of it.
+    too, up to all of it. Raises DataError where every view of the supports is a support again: they are blank.
     """
     from tinyforge.compress.calibration import Calibration, Prepared
 
@@ -140,7 +139,28 @@ def shares(road: Road, spec: Any) -> tuple[Any, Any, np.ndarray]:
     labels = [*view_labels, *(support.classes.index(records[i]["class"]) for i in unseen)]
     unseen_views = views[: len(support)]  # one of each
     calibration = Calibration(Prepared(images, spec), Prepared(Joined((support.rgb, unseen_views)), spec))
-    return calibration, Prepared(Joined((views, unknown)), spec), np.array(labels, dtype=np.int64)
+    held_out, kept = Prepared(Joined((views, unknown)), spec).without(calibration.inputs)
+    if not kept:
+        raise DataError("every support is blank, white or black throughout: give images that show something")
+    return calibration, held_out, np.array(labels, dtype=np.int64)[kept]
+
+
+def apart_from_tests(road: Road, calibration: Any) -> tuple[Any, list[str]]:
+    """The calibration without what looks like a test image at the student's size, and a warning where that was found.
+
+    Raises DataError where nothing is left.
+    """
+    if road.inputs.test is None:
+        return calibration, []
+    inputs, kept = calibration.inputs.without(calibration.inputs.like(road.inputs.test.rgb))
+    lost = len(calibration.inputs) - len(kept)
+    if not lost:
+        return calibration, []
+    size = " x ".join(map(str, calibration.inputs.spec.size))
+    what = f"{counted(lost, 'support or synthetic image')} the same as a test image at {size} px"
+    if not kept:
+        raise DataError(f"{what}, and no other to calibrate on: give other test images")
+    return replace(calibration, inputs=inputs), [f"{what}: not calibrated on, but the student learned from it"]
 
 
 def in_turn(labels: np.ndarray) -> np.ndarray:
