@@ -74,7 +74,7 @@ class DeviceError(TinyForgeError):
     exit_code = 4
 
 
-_FULL = "no space is left there; free some, then give the same command again: it continues"
+_FULL = "no space is left there; free some, then give the same command again, without --overwrite: it continues"
 _DENIED = "choose another path, or change its permissions"
 _REMEDIES = {
     errno.ENOSPC: _FULL,

@@ -109,6 +109,9 @@ class ImageSet:
         return {name: int(n) for name, n in zip(self.classes, found, strict=True)}
 
 
+NO_IMAGES = ImageSet((), ())
+
+
 def content_hash(images: ImageSet) -> str:
     """sha256 hex over class order, names, labels and encoded bytes."""
     record = [list(images.classes), [[item.name, item.label, item.sha256] for item in images.items]]
@@ -342,6 +345,11 @@ def _class_order(
     if len(set(order)) < 2:
         faults.append(f"needs at least two classes, found {len(set(order))}: one folder (or label) per class")
     return order, faults
+
+
+def read_files(files: Iterable[Path], max_pixels: int) -> tuple[list[Item], list[str]]:
+    """Images without a class, label 0, by the names of their files; and what is wrong with the others."""
+    return _read_entries((_Entry(path, str(path), "") for path in files), {"": 0}, max_pixels)
 
 
 def _read_entries(entries: Iterable[_Entry], labels: dict[str, int], max_pixels: int) -> tuple[list[Item], list[str]]:

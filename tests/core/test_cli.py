@@ -212,6 +212,21 @@ class TestErrors:
         assert last.startswith("error: ")
         assert envelope(machine)["error"]["message"] == last.removeprefix("error: ")
 
+    @pytest.mark.parametrize(
+        ("flags", "told"),
+        [
+            ([], "interrupted; the same command continues"),
+            (["--overwrite"], "interrupted; without --overwrite the same command continues"),
+            (["--no-resume", "--overwrite"], "interrupted; without --overwrite and --no-resume the same"),
+        ],
+    )
+    def test_only_what_continues_is_said_to(self, monkeypatch, flags, told):
+        def fail(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(stages, "forge", fail)
+        assert told in run("build", *flags).stderr
+
     def test_a_missing_host_package_says_what_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "tinyforge.stages", None)
         monkeypatch.delattr("tinyforge.stages")

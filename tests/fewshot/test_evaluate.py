@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import pytest
 from PIL import Image
 
-from tinyforge.errors import DataError, RecipeError, UsageError
+from tinyforge.errors import DataError, RecipeError, TinyForgeError, UsageError
 from tinyforge.fewshot.methods import BUILDS, STUDENTS, TEACHERS
 from tinyforge.fewshot.results import read_records
 from tinyforge.loading import load_recipe
@@ -148,6 +148,13 @@ class TestAgain:
         with pytest.raises(UsageError, match="episode 0: support-hard was measured before with other settings"):
             evaluate(other, log=quiet)
         evaluate(other, log=quiet, overwrite=True)
+
+    def test_what_cannot_start_overwrites_nothing(self, digits, tiny_models, tmp_path):
+        evaluate(ask(digits, tiny_models, tmp_path, ["teacher"], count=1), log=quiet)
+        other = ask(digits, tiny_models, tmp_path, ["support-hard"], ["distill.student=nothing"], count=1)
+        with pytest.raises(TinyForgeError, match="nothing"):
+            evaluate(other, log=quiet, overwrite=True)
+        assert len(read_records(tmp_path)) == 1
 
     def test_other_settings_of_another_method_are_refused_too(self, digits, tiny_models, tmp_path):
         evaluate(ask(digits, tiny_models, tmp_path, ["support-hard"], count=1), log=quiet)

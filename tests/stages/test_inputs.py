@@ -100,6 +100,17 @@ class TestUnlabelled:
         assert len(found.unlabelled) == 2
         assert "left out of distill.unlabelled: 2 copies of test images" in found.warnings
 
+    def test_never_holds_a_support(self, photos):
+        found = gather(Data(path=str(photos)), str(photos / "a"), 0)
+        assert (len(found.unlabelled), found.warnings) == (0, ())
+        assert "left out of distill.unlabelled: 2 copies of supports" in found.notes
+
+    def test_needs_no_room_for_what_is_not_asked_for(self, photos, monkeypatch):
+        monkeypatch.setattr("tinyforge.images._RESIDENT_BYTES", 0)
+        found = read_unlabelled(str(photos), 10_000)
+        assert [item.pixels for item in found.items] == [None] * len(found)
+        assert found.rgb[0].shape[2] == 3
+
     def test_is_every_picture_once(self, photos):
         (photos / "again.png").write_bytes((photos / "a" / "0.png").read_bytes())
         assert len(read_unlabelled(str(photos), 10_000)) == 4
@@ -144,13 +155,13 @@ def test_a_teacher_labels_as_many_pixels_as_there_are(student, teacher, short_si
 def test_students_that_a_teacher_labels_learn_from_images_of_its_size(teacher_size, taught):
     from tinyforge.device.spec import InputSpec
     from tinyforge.distill.batches import methods
-    from tinyforge.images import ImageSet, Item
+    from tinyforge.images import NO_IMAGES, ImageSet, Item
     from tinyforge.recipe import Distill
     from tinyforge.stages.distill import Classroom
 
     wanted = Distill(input_size=16)
     support = ImageSet(("a",), (Item("a/0", 0, "", np.zeros((50, 60, 3), np.uint8)),))
-    inputs = SimpleNamespace(support=support, unlabelled={})
+    inputs = SimpleNamespace(support=support, unlabelled=NO_IMAGES)
     road = SimpleNamespace(recipe=SimpleNamespace(distill=wanted), inputs=inputs)
     extractor = SimpleNamespace(spec=InputSpec((teacher_size or 16,) * 2))
     teacher = None if teacher_size is None else SimpleNamespace(extractor=extractor)

@@ -165,6 +165,8 @@ def test_of_a_teacher_that_knows_less_nothing_is_expected():
 
 def test_ways_and_mixes():
     assert [way.name for way in first_round(0)] == ["support-hard", "support-kd"]
+    assert [way.name for way in first_round(0, 5)] == ["support-hard", "support-kd", "tint-teacher"]
+    assert [forced(labels, 0, 5).name for labels in ("class", "teacher")] == ["support-hard", "tint-teacher"]
     names = [way.name for way in second_round(Way("tint-teacher"), [0.5, 0.75], 0.5, [0.3, 0.7, 0.3])]
     assert names == ["tint-teacher", "tint-teacher-share0.75", "tint-teacher-alpha0.3", "tint-teacher-alpha0.7"]
     assert second_round(Way("tint-class"), [], 0.5, [0.3]) == [Way("tint-class")]

@@ -23,7 +23,7 @@ from tinyforge.errors import StorageError, TinyForgeError, storage_error
 
 HOST_ADVICE = 'pip install "tinyforge[host]"'
 IN_ONE_GO = ("bench", "predict", "inspect", "verify")
-CONTINUES = "; the same command continues where this one stopped"
+AFRESH = ("--overwrite", "--no-resume")
 PATH = click.Path(path_type=Path)
 
 
@@ -56,7 +56,7 @@ class Program(click.Group):
                     answer = super().main(args, prog_name or "tinyforge", **extra)
                 code = _print(answer, command, "--json" in flags) if isinstance(answer, Answer) else 0
             except (Exception, KeyboardInterrupt) as error:
-                code = _fail(error, command, "--json" in flags, verbose)
+                code = _fail(error, command, "--json" in flags, verbose, _continues(command, flags))
             stdout.flush()
             if stdout.fault and not isinstance(stdout.fault, BrokenPipeError):
                 print(f"error: the answer could not be written: {stdout.fault.strerror}", file=sys.stderr)
@@ -73,8 +73,16 @@ def _print(answer: Answer, command: str | None, as_json: bool) -> int:
     return _report(answer.failure, command, as_json, details=answer.result) if answer.failure else 0
 
 
-def _fail(error: BaseException, command: str | None, as_json: bool, verbose: bool) -> int:
-    """Report an error; returns the exit code."""
+def _continues(command: str | None, flags: Sequence[str]) -> str:
+    """What an interrupted command is told about being given again."""
+    if command in IN_ONE_GO:
+        return ""
+    afresh = " and ".join(flag for flag in AFRESH if flag in flags)
+    return f"; {f'without {afresh} ' if afresh else ''}the same command continues where this one stopped"
+
+
+def _fail(error: BaseException, command: str | None, as_json: bool, verbose: bool, continues: str) -> int:
+    """Report an error; returns the exit code. continues: what is said of an interruption."""
     if isinstance(error, OSError):
         error = (storage_error(error) or error).with_traceback(error.__traceback__)
     if verbose and not isinstance(error, click.ClickException):
@@ -82,12 +90,13 @@ def _fail(error: BaseException, command: str | None, as_json: bool, verbose: boo
     if isinstance(error, click.UsageError) and not as_json:
         error.show(sys.stderr)
         return 2
-    return _report(error, command, as_json)
+    return _report(error, command, as_json, continues)
 
 
-def _report(error: BaseException, command: str | None, as_json: bool, **details: Any) -> int:
-    message = _message(error) + (CONTINUES if _exit_code(error) == 130 and command not in IN_ONE_GO else "")
-    record = {"type": type(error).__name__, "message": message, "exit_code": _exit_code(error), **details}
+def _report(error: BaseException, command: str | None, as_json: bool, continues: str = "", **details: Any) -> int:
+    code = _exit_code(error)
+    message = _message(error) + (continues if code == 130 else "")
+    record = {"type": type(error).__name__, "message": message, "exit_code": code, **details}
     if as_json:
         print(json.dumps({"ok": False, "command": command, "error": record}, indent=1))
     else:

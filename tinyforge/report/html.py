@@ -79,7 +79,7 @@ def render_report(report: Report) -> str:
         pictures=report.pictures[:MAX_GRID_CLASSES],
         known=[text for text in report.known if text not in report.warnings],
         max_cell=MAX_CELL,
-        left_out=max(0, len(report.pictures) - MAX_GRID_CLASSES),
+        left_out=max(0, len(report.classes) - MAX_GRID_CLASSES),
         matrix=confusion_rows(report.confusion) if len(report.classes) <= MAX_MATRIX_CLASSES else None,
         confusions=most_confused(report.confusion, report.classes),
         axis=axis(report.scores),

@@ -67,6 +67,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
     warn_of_chance(road, chosen, scores)
     warn_of_loss(road, chosen, compressed["verdicts"])
     remarks = remarks_of(road, raced, compressed, busy_note(latency, machine))
+    budget, candidates = (raced.budget, raced.candidates) if raced else (None, 1)
     contents = Contents(
         name=road.recipe.name,
         target=job.target.name,
@@ -78,9 +79,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
         made=made,
         golden_images=golden,
         recipe_lock=recipe_toml(road.recipe),
-        report_html=report(
-            road, scores, answers, latency, table, chosen, machine, remarks, raced.budget if raced else None
-        ),
+        report_html=report(road, scores, answers, latency, table, chosen, machine, remarks, budget, candidates),
         predictions={method: one for method, one in answers.items() if method not in left_out},
         latency={name: one for name, one in latency.items() if name not in left_out},
         providers=job.target.providers,
@@ -89,7 +88,7 @@ def run(road: Road, raced: Raced | None = None) -> dict[str, Any]:
         provenance=provenance(road),
         licences=licences(road),
         notes=remarks,
-        candidates=raced.candidates if raced else 1,
+        candidates=candidates,
     )
     folder = write_bundle(road.bundle_path, contents, overwrite=job.overwrite)
     road.seconds["bench"] = round(time.monotonic() - started, 2)

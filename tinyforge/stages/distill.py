@@ -46,7 +46,7 @@ def settings(road: Road) -> dict[str, Any]:
         "seed": road.recipe.seed,
         "supports": road.support_hash,
         "test": None if test is None else content_hash(test),
-        "unlabelled": list(unlabelled),
+        "unlabelled": [item.sha256 for item in unlabelled.items],
     }
 
 
@@ -136,7 +136,7 @@ class Classroom:
         return training_set(
             pack(support.rgb, spec), support.labels,
             pack([self.images[i] for i in kept], spec), self.labels[kept],
-            pack(self.road.inputs.unlabelled.values(), spec),
+            pack(self.road.inputs.unlabelled.rgb, spec),
         )  # fmt: skip
 
     def kept_of(self, alpha: float | None) -> np.ndarray:
@@ -149,7 +149,7 @@ class Classroom:
         from tinyforge.distill.plain import one_by_one
 
         road, kept = self.road, self.kept_of(alpha)
-        supports, further = road.inputs.support.rgb, [*road.inputs.unlabelled.values()]
+        supports, further = road.inputs.support.rgb, road.inputs.unlabelled.rgb
         if road.recipe.speed.training == "fast":
             return None
 
@@ -277,16 +277,17 @@ def outcome(room: Classroom, partial: Partial, hands: Crew) -> tuple[Way, dict[s
     """The way that ships: by trial, or as the recipe forces it, and then there is no record of a trial."""
     labels = room.road.recipe.distill.labels
     if labels != "auto":
-        return forced(labels, len(room.images)), None
+        return forced(labels, len(room.kept), len(room.road.inputs.unlabelled)), None
     shipped, record = hold(room, partial, hands)
     room.road.job.log(f"trial: {record['why']}")
     return shipped, record
 
 
 def rows(road: Road, room: Classroom) -> list[Way]:
-    """TINT's student is always made where there are synthetic images, so that the report shows what it is worth."""
+    """The student of all that may be learned from is always made, so that the report shows what it is worth."""
     labels = {"auto": "teacher"}.get(road.recipe.distill.labels, road.recipe.distill.labels)
-    return [forced(labels, len(room.images))] if room.images else []
+    way = forced(labels, len(room.kept), len(road.inputs.unlabelled))
+    return [] if way.method in BASELINES else [way]
 
 
 def adapted_teacher(road: Road, folder: Path, each: Callable[..., Any] = map) -> Any:

@@ -1,21 +1,20 @@
 """What a build starts from: the support set, the test set, and what was noticed about them."""
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tinyforge.device.preprocess import DecodeFault, decode, read_file
 from tinyforge.device.report import counted
 from tinyforge.duplicates import exact_duplicates, near_duplicates
 from tinyforge.errors import DataError
 from tinyforge.images import (
+    NO_IMAGES,
     ImageSet,
-    Item,
     files_below,
     is_image,
+    read_files,
     read_images,
 )
 from tinyforge.recipe import Data, Distill
@@ -30,14 +29,15 @@ VIEW_BYTES = 1 << 30  # of training images kept larger than the student sees the
 @dataclass(frozen=True)
 class Inputs:
     """support: what every stage learns from. test: only ever scored, or None.
-    unlabelled: sha256 -> uint8 (H, W, 3), further images for the teacher to label. notes and warnings: for the log and
-    the report."""
+    unlabelled: further images, for the teacher to label; their own labels say nothing. notes and warnings: for the log
+    and the report.
+    """
 
     support: ImageSet
     test: ImageSet | None
-    unlabelled: dict[str, np.ndarray] = field(default_factory=dict)
+    unlabelled: ImageSet = NO_IMAGES
     notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
         """Counts for the report."""
@@ -66,8 +66,8 @@ def gather(data: Data, unlabelled: str | None, seed: int) -> Inputs:
     if data.test is not None and test is None:
         raise DataError(f"{data.test}: every image is a copy of a support; give other images as --test, or none")
     warnings += _contradictions(support)
-    further, found = _apart(read_unlabelled(unlabelled, data.max_pixels), test)
-    return Inputs(support, test, further, tuple(notes), (*warnings, *found))
+    further, more, found = _apart(read_unlabelled(unlabelled, data.max_pixels), support, test)
+    return Inputs(support, test, further, (*notes, *more), (*warnings, *found))
 
 
 def _split(images: ImageSet, data: Data, source: str, seed: int) -> tuple[ImageSet, ImageSet | None, str]:
@@ -99,8 +99,7 @@ def _without_copies(support: ImageSet, test: ImageSet | None) -> tuple[ImageSet 
     copies, similar = _alike(support, test)
     warnings = []
     if copies:
-        told = "a copy" if len(copies) == 1 else f"{len(copies)} copies"
-        warnings.append(f"left out of the test images, being {told} of supports: {_few(test, copies)}")
+        warnings.append(f"left out of the test images, being {_copies(copies)} of supports: {_few(test, copies)}")
     if similar:
         warnings.append(f"{counted(len(similar), 'test image')} nearly like a support: {_few(test, similar)}")
     kept = [i for i in range(len(test)) if i not in copies]
@@ -113,20 +112,25 @@ def _alike(known: ImageSet, others: ImageSet) -> tuple[set[int], set[int]]:
     return copies, {j for _, j, _ in near_duplicates(known, others)} - copies
 
 
-def _apart(further: dict[str, np.ndarray], test: ImageSet | None) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Images without a label, less copies of test images, and what was found: a student may not learn from those."""
-    if test is None or not further:
-        return further, []
-    keys = list(further)
-    pool = ImageSet(("",), tuple(Item(key, 0, key, further[key]) for key in keys))
-    copies, similar = _alike(test, pool)
-    warnings = []
+def _apart(further: ImageSet, support: ImageSet, test: ImageSet | None) -> tuple[ImageSet, list[str], list[str]]:
+    """Images without a label less copies of supports and of test images; notes and warnings. A student may not learn
+    from test images, nor the trial from supports that it holds out.
+    """
+    if not len(further):
+        return further, [], []
+    given, notes, warnings = {j for _, j in exact_duplicates(support, further)}, [], []
+    copies, similar = (set(), set()) if test is None else _alike(test, further)
+    if given:
+        notes.append(f"left out of distill.unlabelled: {_copies(given)} of supports")
     if copies:
-        told = "a copy of a test image" if len(copies) == 1 else f"{len(copies)} copies of test images"
-        warnings.append(f"left out of distill.unlabelled: {told}")
+        warnings.append(f"left out of distill.unlabelled: {_copies(copies)} of test images")
     if similar:
         warnings.append(f"{counted(len(similar), 'image')} of distill.unlabelled nearly like a test image")
-    return {key: further[key] for i, key in enumerate(keys) if i not in copies}, warnings
+    return further.subset(i for i in range(len(further)) if i not in given | copies), notes, warnings
+
+
+def _copies(found: set[int]) -> str:
+    return "a copy" if len(found) == 1 else f"{len(found)} copies"
 
 
 def _contradictions(support: ImageSet) -> list[str]:
@@ -138,12 +142,12 @@ def _contradictions(support: ImageSet) -> list[str]:
     return [f"the same picture in two classes, one label must be wrong: {'; '.join(told)}{more}"] if pairs else []
 
 
-def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray]:
-    """All images below ``folder``, once each, by the sha256 of their bytes. Raises DataError naming every faulty
-    file.
+def read_unlabelled(folder: str | None, max_pixels: int) -> ImageSet:
+    """All images below ``folder``, once each, in the order of the sha256 of their bytes. Raises DataError naming every
+    faulty file.
     """
     if folder is None:
-        return {}
+        return NO_IMAGES
     root = Path(folder)
     if folder.strip() and not root.is_dir():
         raise DataError(f"{folder}: is no folder; distill.unlabelled must name a folder of images")
@@ -153,16 +157,11 @@ def read_unlabelled(folder: str | None, max_pixels: int) -> dict[str, np.ndarray
         raise DataError(
             f"{folder or 'an empty path'}: no images there; distill.unlabelled must name a folder of images"
         )
-    found = {}
-    for path in files:
-        try:
-            encoded = read_file(path)
-            found[hashlib.sha256(encoded).hexdigest()] = decode(encoded, max_pixels)
-        except DecodeFault as fault:
-            faults.append(f"{path}: {fault}")
+    items, unread = read_files(files, max_pixels)
+    faults += unread
     if faults:
         raise DataError("\n  ".join([f"{folder}: {counted(len(faults), 'problem')}", *faults[:20]]))
-    return dict(sorted(found.items()))
+    return ImageSet(("",), tuple(one for _, one in sorted({item.sha256: item for item in items}.items())))
 
 
 def input_size(settings: Distill, support: ImageSet) -> int:

@@ -9,6 +9,7 @@
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -152,13 +153,13 @@ def learned_concept(road: Road, partial: Partial, given: Any, hands: Crew) -> An
     return Concept.load(partial.path)
 
 
-def enlarged(road: Road) -> list[np.ndarray]:
+def enlarged(road: Road) -> Sequence[np.ndarray]:
     """The supports, passed through the recipe's super-resolution where they are smaller than the backbone's images."""
-    images = list(road.inputs.support.rgb)
     if road.upscaler is None:
-        return images
+        return road.inputs.support.rgb
     from tinyforge.diffusion.upscale import upscale
 
+    images = list(road.inputs.support.rgb)
     small = [i for i, rgb in enumerate(images) if min(rgb.shape[:2]) < road.backbone.image_size]
     for index, rgb in zip(small, upscale([images[i] for i in small], road.upscaler, device=road.device), strict=True):
         images[index] = rgb

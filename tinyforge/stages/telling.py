@@ -21,7 +21,7 @@ METHODS = {
     "support-hard": "student on the supports alone, class labels",
     "support-kd": "student on the supports alone, the teacher's labels too",
     "tint-class": "student on supports and synthetic images, class labels",
-    "tint-teacher": "student on supports and synthetic images, the teacher's labels too",
+    "tint-teacher": "student on supports, synthetic and unlabelled images, the teacher's labels too",
     "teacher": "the teacher itself",
 }
 
@@ -36,8 +36,11 @@ def report(
     machine: Mapping[str, Any],
     remarks: Sequence[str],
     budget: Mapping[str, Any] | None = None,
+    candidates: int = 1,
 ) -> str:
-    """report.html. machine: where ``latency`` was measured. remarks: what a reader must know."""
+    """report.html. machine: where ``latency`` was measured. remarks: what a reader must know. candidates: among how
+    many models the test images chose.
+    """
     from tinyforge.report.html import Report, render_report
 
     compressed, classes = road.done["compress"].json("compress.json"), road.inputs.support.classes
@@ -59,7 +62,7 @@ def report(
             target=road.job.target.name,
             classes=classes,
             chosen=chosen,
-            certificate=statement(chosen, answers, latency, machine),
+            certificate=statement(chosen, answers, latency, machine, candidates),
             budget=budget,
             scores=[{"method": method, "note": note_on(method, road), **one} for method, one in scores.items()],
             variants=rows,
@@ -77,11 +80,13 @@ def report(
     )
 
 
-def statement(chosen: str, answers: Mapping[str, Any], latency: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+def statement(
+    chosen: str, answers: Mapping[str, Any], latency: Mapping[str, Any], machine: Mapping[str, Any], candidates: int
+) -> str:
     """What the bundle's certificate will say, worked out from the same raw data by the same function."""
     own = answers.get(chosen)
     rows = {chosen: list(zip(own["names"], own["labels"], own["predicted"], strict=True))} if own else {}
-    return certificate(chosen, rows, {chosen: {**latency[chosen], "machine": machine}})["statement"]
+    return certificate(chosen, rows, {chosen: {**latency[chosen], "machine": machine}}, candidates)["statement"]
 
 
 def note_on(method: str, road: Road) -> str:
@@ -111,14 +116,16 @@ def trial(road: Road) -> dict[str, Any]:
 
 
 def pictures(road: Road) -> list[Any]:
-    """Per class its supports, their reconstructions, and the preview of one support over the recipe's alphas."""
-    from tinyforge.report.html import ClassPictures
+    """Per class its supports, their reconstructions, and the preview of one support over the recipe's alphas: as many
+    as the report shows.
+    """
+    from tinyforge.report.html import MAX_CELL, MAX_GRID_CLASSES, ClassPictures
 
     support, inverted, synthetic = road.inputs.support, road.done["invert"].path, road.done["synthesize"].path
     columns = range(len(road.recipe.synthesize.preview_alphas))
     rows = []
-    for label, name in enumerate(support.classes):
-        own = np.flatnonzero(support.labels == label).tolist()
+    for label, name in enumerate(support.classes[:MAX_GRID_CLASSES]):
+        own = np.flatnonzero(support.labels == label)[:MAX_CELL].tolist()
         rebuilt = [decode(inverted / "reconstructions" / f"{i:04d}.png") for i in own]
         preview = [[decode(synthetic / "preview" / f"{label:03d}-{column}.png")] for column in columns]
         rows.append(ClassPictures(name, [support.items[i].rgb for i in own], rebuilt, preview))

@@ -50,15 +50,19 @@ class Way:
         return f"{self.method}{share}" + ("" if self.alpha is None else f"-alpha{self.alpha:g}")
 
 
-def forced(labels: str, num_synthetic: int) -> Way:
-    """What ``distill.labels`` = 'class' or 'teacher' asks for. Without synthetic images it is a baseline."""
-    if num_synthetic == 0:
-        return Way({"class": "support-hard", "teacher": "support-kd"}[labels])
-    return Way(f"tint-{labels}")
+def forced(labels: str, num_synthetic: int, num_unlabelled: int = 0) -> Way:
+    """What ``distill.labels`` = 'class' or 'teacher' asks for. Without further images it is a baseline."""
+    if labels == "class":
+        return Way("tint-class" if num_synthetic else "support-hard")
+    return Way("tint-teacher" if num_synthetic or num_unlabelled else "support-kd")
 
 
-def first_round(num_synthetic: int) -> list[Way]:
-    return [Way(REFERENCE), Way("support-kd"), *([Way("tint-class"), Way("tint-teacher")] if num_synthetic else [])]
+def first_round(num_synthetic: int, num_unlabelled: int = 0) -> list[Way]:
+    """Both kinds of labels, on the supports and on all that each may be learned from: unlabelled images need the
+    teacher.
+    """
+    further = [Way("tint-class")] * bool(num_synthetic) + [Way("tint-teacher")] * bool(num_synthetic or num_unlabelled)
+    return [Way(REFERENCE), Way("support-kd"), *further]
 
 
 def second_round(winner: Way, shares: Iterable[float], usual: float, alphas: Iterable[float]) -> list[Way]:
@@ -204,7 +208,7 @@ def prior(name: str, wanted: Trial, at_home: bool, misled: bool = False) -> Prio
 def hold(room: Any, partial: Partial, hands: Crew) -> tuple[Way, dict[str, Any]]:
     """The way that ships, and what the report says of how it was chosen."""
     hearing, recipe, at_home = Hearing(room, partial, hands), room.road.recipe, in_domain(room.road)
-    ways = {way.name: way for way in first_round(len(room.kept))}
+    ways = {way.name: way for way in first_round(len(room.kept), len(room.road.inputs.unlabelled))}
     labels = room.road.inputs.support.labels[hearing.asked]
     answers = hearing.answers(list(ways.values()))
     least = recipe.trial.min_probability

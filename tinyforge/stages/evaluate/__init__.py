@@ -62,16 +62,18 @@ def _evaluate(
     from tinyforge.stages.evaluate.lab import equipped
     from tinyforge.stages.evaluate.start import check_novel, make_start, start_folder
 
-    if overwrite:
-        forget(request.out)
-    file = request.out / "episodes.json"
-    save_episodes(extended(load_episodes(file), request.episodes) if file.is_file() else request.episodes, file)
+    file, episodes = request.out / "episodes.json", request.episodes
+    if file.is_file() and not overwrite:
+        episodes = extended(load_episodes(file), episodes)
     request = replace(request, recipe=with_names(equipped(request, log, progress)))
     if any(one.is_student for one in request.methods):
         check_student(request.recipe.distill.student, pretrained=request.recipe.distill.pretrained)
     make_start(request, log, progress)
     check_novel(request)
     request = replace(request, start=start_folder(request))
+    if overwrite:  # only now: a model that is not there must not cost what was measured
+        forget(request.out)
+    save_episodes(episodes, file)
     if ray_address is not None:
         run.on_ray(request, ray_address, progress)
     elif workers > 1:

@@ -83,7 +83,7 @@ def _next(told: Any, crew: list[Any]) -> BaseException | None:
             if dead:
                 raise TinyForgeError(
                     f"a worker died with code {dead[0].exitcode} (killed, or out of memory?); "
-                    "the same command continues, perhaps with fewer --workers"
+                    "the same command, without --overwrite, continues, perhaps with fewer --workers"
                 ) from None
 
 
