@@ -323,7 +323,7 @@ class Budget(Section):
         None, description="Size of the model's files in MiB (2**20 bytes), without the bundle around them."
     )
     min_accuracy: Unit | None = Field(
-        None, description="Top-1 on the test images: its exact lower bound at 95 % confidence must keep it."
+        None, description="Top-1 on the test images: its exact lower bound, for all candidates at 95 %, must keep it."
     )
     students: list[str] = Field(
         ["conv4", "timm:lcnet_050", "timm:mobilenetv4_conv_small_050"],

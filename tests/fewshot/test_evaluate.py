@@ -10,14 +10,17 @@ import time
 from importlib.util import find_spec
 
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from tinyforge.cli import program
 from tinyforge.errors import DataError, RecipeError, TinyForgeError, UsageError
 from tinyforge.fewshot.methods import BUILDS, STUDENTS, TEACHERS
 from tinyforge.fewshot.results import read_records
 from tinyforge.loading import load_recipe
 from tinyforge.stages.evaluate import evaluate, plan_from, prepare
 from tinyforge.stages.evaluate.lab import differing
+from tinyforge.stages.evaluate.workers import places
 from tinyforge.store import Store
 
 CHEAP = ["support-hard", "teacher", "teacher-tuned@0.001"]
@@ -189,6 +192,34 @@ class TestAgain:
         asked = ask(digits, tiny_models, tmp_path, ["teacher", "support-hard"], count=4)
         evaluate(asked, log=quiet)
         assert {row["method"] for row in plan_from(asked, 0.05)} == {"teacher", "support-hard"}
+
+    def test_what_is_too_little_for_a_plan_is_told_all_the_same(self, digits, tiny_models, tmp_path):
+        words = command(digits, tiny_models, tmp_path, "-m", "teacher", "--plan", 5, "--reference", "teacher")
+        result = CliRunner().invoke(program, words[3:])
+        assert result.exit_code == 2
+        assert "teacher" in result.stdout
+        assert "a plan needs a pilot of 3 or more episodes" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("machines", "threads", "expected"),
+    [
+        ([{"CPU": 6}, {"CPU": 6}], 4, 2),  # not three: the third would have to be on both
+        ([{"CPU": 6}, {"CPU": 6}], 2, 6),
+        ([{"CPU": 8, "GPU": 2}, {"CPU": 64}], 2, 2),
+        ([{"CPU": 2, "GPU": 4}], 1, 2),
+    ],
+)
+def test_workers_that_fit_on_a_cluster(machines, threads, expected):
+    assert places(machines, threads) == expected
+
+
+@pytest.mark.parametrize(
+    ("machines", "told"), [([{"CPU": 2}], "has 4 CPUs"), ([{"CPU": 2, "GPU": 1}, {"CPU": 8}], "a GPU has 4")]
+)
+def test_a_cluster_too_small_for_one_worker(machines, told):
+    with pytest.raises(UsageError, match=f"no machine of the cluster.*{told}.*--threads 2 or fewer"):
+        places(machines, 4)
 
 
 class TestRefused:

@@ -9,7 +9,11 @@ from PIL import Image
 
 from tinyforge.cli import program
 from tinyforge.errors import RecipeError
+from tinyforge.images import ImageSet, Item
+from tinyforge.loading import load_recipe
 from tinyforge.recipe import Distill
+from tinyforge.stages.budget.entrants import nets_of
+from tinyforge.stages.inputs import Inputs
 from tinyforge.stages.starts import start_folder, start_for
 
 
@@ -38,6 +42,12 @@ def test_weights_of_another_student_are_refused_at_once_and_left_out_by_a_race(t
     assert start_folder(own) == tmp_path
     assert [start_for(student, own) for student in ("conv4", "resnet12")] == [str(tmp_path), "random"]
     assert start_for("resnet12", Distill(start="photos")) == "photos"
+    words = [f'distill.start="{tmp_path}"', 'budget.students=["conv4", "resnet12"]']
+    support = ImageSet(("a", "b"), tuple(Item(str(i), i, str(i), np.zeros((48, 48, 3), np.uint8)) for i in range(2)))
+    (tmp_path / "start.json").write_text('{"student": "conv4", "input": {"size": [64, 64]}}')
+    assert [str(net) for net in nets_of(load_recipe("smoke", words), Inputs(support, None))] == [
+        "conv4 64 px", "resnet12 48 px",
+    ]  # fmt: skip
 
 
 def test_only_training_classes_are_seen_and_a_student_can_start(photos, tmp_path):
@@ -124,6 +134,10 @@ def test_the_recipe_says_where_a_student_starts(photos, tmp_path):
     assert start_of(Distill(start=str(shipped_start("conv4")))).fingerprint == shipped.fingerprint
     with pytest.raises(RecipeError, match="no starting weights there"):
         start_of(Distill(start=str(tmp_path)))
+    lcnet = {"student": "timm:lcnet_050", "pretrained": True}
+    assert start_of(Distill(start="photos", **lcnet)) is None, "timm's weights, which the recipe asks for"
+    with pytest.raises(RecipeError, match="two beginnings"):
+        start_of(Distill(start=str(shipped_start("timm:lcnet_050")), **lcnet))
 
 
 @pytest.mark.parametrize(("trained_at", "short_side", "expected"), [(48, 32, 48), (48, 64, 64), (16, 20, 32)])

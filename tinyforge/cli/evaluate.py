@@ -102,6 +102,7 @@ def _run(
     **asked: Any,
 ) -> Answer:
     from tinyforge.cores import granted_cores
+    from tinyforge.errors import UsageError
     from tinyforge.fewshot.results import plan_text, summary_text
     from tinyforge.stages import evaluate as stage
 
@@ -110,9 +111,13 @@ def _run(
     with closing(Progress()) as progress, redirect_stdout(sys.stderr):
         how = {"log": progress.log, "progress": progress.count, "overwrite": overwrite}
         summary = stage.evaluate(request, workers=workers, ray_address=ray_address, **how)
+    plan, failure = None, None
+    try:
         plan = None if wanted is None else stage.plan_from(request, wanted / 100)
+    except UsageError as fault:  # what was measured is told all the same
+        failure = fault
     text = summary_text(summary) + (f"\n\n{plan_text(plan, wanted / 100)}" if plan else "")
-    return Answer({"out": str(out), "summary": summary, "plan": plan}, text)
+    return Answer({"out": str(out), "summary": summary, "plan": plan}, text, failure)
 
 
 def _numbers(text: str | None) -> list[float]:

@@ -33,13 +33,15 @@ def shipped_start(student: str) -> Path | None:
 
 
 def start_folder(wanted: Distill) -> Path | None:
-    """Where the recipe's starting weights are; None for none. Raises RecipeError for a folder without any, or with
-    those of another student.
+    """Where the recipe's starting weights are; None for none, or where the student begins from timm's own
+    (``distill.pretrained``). Raises RecipeError for a folder without any, or with those of another student.
     """
     if wanted.start == "random":
         return None
     if wanted.start == "photos":
-        return shipped_start(wanted.student)
+        return None if wanted.pretrained else shipped_start(wanted.student)
+    if wanted.pretrained:
+        raise RecipeError("distill.start and distill.pretrained are two beginnings for one student: leave one out")
     if not Path(wanted.start, ABOUT).is_file():
         raise RecipeError(f"distill.start: {wanted.start}: no starting weights there (no {ABOUT})")
     if student_of(Path(wanted.start)) != wanted.student:

@@ -154,7 +154,7 @@ def shipped(
     }
     machine = own[winner.model]["machine"]
     section = {"record": found, "plot": plot(verdict, inside_html=True)}
-    candidates = 1 if verdict.holds_for_all(verdict.winner) is None else verdict.models
+    candidates = verdict.models if verdict.winner.accuracy else 1
     raced = Raced(winner.model, latency, machine, remarks(road, verdict, machine, device), section, candidates)
     made = bench.run(road, raced)
     return {**told(road), "trial": telling.trial(road), **made}

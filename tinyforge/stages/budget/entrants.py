@@ -5,7 +5,7 @@ from typing import Any
 
 from tinyforge.device.spec import InputSpec
 from tinyforge.errors import RecipeError
-from tinyforge.recipe import Recipe
+from tinyforge.recipe import Distill, Recipe
 from tinyforge.stages.inputs import Inputs, input_size
 from tinyforge.stages.road import Artifact, Road
 from tinyforge.stages.starts import start_for
@@ -56,12 +56,18 @@ def nets_of(recipe: Recipe, inputs: Inputs) -> list[Net]:
 
     wanted, nets = recipe.budget, []
     for student in dict.fromkeys(wanted.students):
-        own = recipe.distill.model_copy(update={"student": student})
+        own = own_distill(recipe.distill, student)
         sizes = wanted.input_sizes or [input_size(own, inputs.support)]
         nets += [Net(student, size) for size in dict.fromkeys(sizes)]
     for net in nets:
         build_student(net.student, len(inputs.support.classes), input_size=net.input_size)
     return nets
+
+
+def own_distill(wanted: Distill, student: str) -> Distill:
+    """The recipe's settings for another student than its own."""
+    pretrained = wanted.pretrained and student.startswith("timm:")
+    return wanted.model_copy(update={"student": student, "pretrained": pretrained, "start": start_for(student, wanted)})
 
 
 def kinds_of(recipe: Recipe, target: Target) -> list[str]:
@@ -78,14 +84,7 @@ def kinds_of(recipe: Recipe, target: Target) -> list[str]:
 def road_of(road: Road, net: Net) -> Road:
     """The build of one net, with the images and models of ``road``, in the same store."""
     recipe = road.recipe
-    distill = recipe.distill.model_copy(
-        update={
-            "student": net.student,
-            "input_size": net.input_size,
-            "pretrained": recipe.distill.pretrained and net.student.startswith("timm:"),
-            "start": start_for(net.student, recipe.distill),
-        }
-    )
+    distill = own_distill(recipe.distill, net.student).model_copy(update={"input_size": net.input_size})
     compress = recipe.compress.model_copy(update={"precisions": kinds_of(recipe, road.job.target)})
     own = road.variant(recipe.model_copy(update={"distill": distill, "compress": compress}), road.inputs, road.job.out)
     own.warnings.extend(road.warnings)

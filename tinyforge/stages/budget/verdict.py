@@ -1,7 +1,8 @@
 """What a race showed: which candidates keep the limits, which are beaten, which ships, or what binds."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinyforge.compress.pareto import Entry, accuracy_bound, beaten_by, p90_interval, ships
@@ -17,7 +18,7 @@ class Verdict:
     """rows: all candidates, by latency. lost: name -> the limits it misses. beaten: name -> who beats it.
 
     winner: None when no candidate keeps all limits; then ``binding`` says why. why: of the winner.
-    models: how many different models the test images chose among.
+    models: how many different models the test images chose among; accuracies are claimed of all of them at once.
     """
 
     limits: Mapping[str, float]
@@ -36,12 +37,6 @@ class Verdict:
             return ""
         asked = ", ".join(f"{FLAGS[limit]} {value:g}" for limit, value in self.limits.items())
         return "\n".join([f"no candidate keeps {asked}:", *(f"  {text}" for text in self.binding)])
-
-    def holds_for_all(self, row: Row) -> float | None:
-        """The row's lower bound of accuracy, corrected for the choice among ``models``."""
-        if row.accuracy is None:
-            return None
-        return accuracy_bound(row.accuracy["correct"], row.accuracy["n"], self.models)
 
 
 def rows_of(one: Entered, measured: Measured, answers: Mapping[str, Any], *, raced: bool) -> list[Row]:
@@ -75,11 +70,12 @@ def rows_of(one: Entered, measured: Measured, answers: Mapping[str, Any], *, rac
 
 def judge(rows: Sequence[Row], limits: Mapping[str, float], max_drop: float) -> Verdict:
     """rows: in the order of preference of their nets, which decides where accuracy is unknown."""
+    models = len({(row.net, row.model) for row in rows if row.raced and row.accuracy})
+    rows = [claimed_of_all(row, models) for row in rows]
     raced = [row for row in rows if row.raced]
     lost = {row.name: missed(row, limits) for row in rows}
     kept = [row for row in raced if not lost[row.name]]
     winner, why = _winner(kept, max_drop)
-    models = len({(row.net, row.model) for row in raced if row.accuracy})
     return Verdict(
         limits,
         tuple(sorted(rows, key=lambda row: row.p90_ms[0])),
@@ -90,6 +86,14 @@ def judge(rows: Sequence[Row], limits: Mapping[str, float], max_drop: float) -> 
         () if winner else tuple(binding(rows, limits)),
         models,
     )
+
+
+def claimed_of_all(row: Row, models: int) -> Row:
+    """The row with the bound of accuracy that its certificate will claim: corrected for the choice among ``models``."""
+    if row.accuracy is None:
+        return row
+    bound = accuracy_bound(row.accuracy["correct"], row.accuracy["n"], models)
+    return replace(row, accuracy={**row.accuracy, "at_least": math.floor(bound * 1e6) / 1e6})
 
 
 def entry(row: Row) -> Entry:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from tinyforge.errors import UsageError
 from tinyforge.fewshot.methods import Method
+from tinyforge.images import NO_IMAGES, ImageSet
 from tinyforge.loading import load_target
 from tinyforge.recipe import Recipe
-from tinyforge.stages.evaluate.gallery import Gallery, decoded, read_set
+from tinyforge.stages.evaluate.gallery import Gallery, read_set
 from tinyforge.stages.evaluate.request import Request
 from tinyforge.stages.evaluate.start import start_folder
 from tinyforge.stages.inputs import Inputs
@@ -47,10 +46,10 @@ class Lab:
         return extractor
 
     @cached_property
-    def base(self) -> dict[str, np.ndarray]:
-        """Name -> uint8 (H, W, 3) of the base images that the teacher labels."""
+    def base(self) -> ImageSet:
+        """The base images that the teacher labels."""
         base = self.request.base
-        return {} if base is None else dict(zip(base.picked, decoded(base.root, base.picked), strict=True))
+        return NO_IMAGES if base is None else read_set(base.root, [""], [base.picked])
 
     @cached_property
     def gallery(self) -> Gallery:

@@ -38,7 +38,8 @@ def make_start(request: Request, log: Callable[[str], None], progress: Callable[
     log(f"starting weights: {wanted.student} on {len(names)} images of {len(base.files)} base classes")
     pixels = pack(decoded(base.root, (file for _, file in names)), spec)
     steps = -(-len(names) // wanted.batch_size)
-    settings = wanted.model_copy(update={"epochs": request.start_epochs, "steps_per_epoch": steps})
+    training = {"epochs": request.start_epochs, "steps_per_epoch": steps, "distinct_batches": 0}  # no teacher labels
+    settings = wanted.model_copy(update=training)
     train_start(
         pixels, [label for label, _ in names], tuple(base.files), spec, settings, folder,
         seed=request.recipe.seed, device=device_of(request.recipe.backbone.device),

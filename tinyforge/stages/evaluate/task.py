@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyforge.device.spec import InputSpec
 from tinyforge.fewshot.episodes import Episode, episode_seed
-from tinyforge.images import ImageSet
+from tinyforge.images import NO_IMAGES, ImageSet
 from tinyforge.recipe import Recipe
 from tinyforge.stages.evaluate.gallery import read_set
 from tinyforge.stages.evaluate.lab import Lab
@@ -60,7 +60,7 @@ class Task:
             name: getattr(self.recipe, name).model_copy(update=dict(values or {}))
             for name, values in (("invert", invert), ("synthesize", synthesize), ("distill", distill))
         }
-        inputs = Inputs(self.support, None, self.lab.base if with_base else {})
+        inputs = Inputs(self.support, None, self.lab.base if with_base else NO_IMAGES)
         return self.lab.road.variant(self.recipe.model_copy(update=changed), inputs, self.folder)
 
     @cached_property

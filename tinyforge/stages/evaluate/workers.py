@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import queue
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -125,6 +125,22 @@ class Actor:
         return index, measure(self.lab, index, known, work_folder(self.request.out, index))
 
 
+def places(machines: Sequence[Mapping[str, float]], threads: int) -> int:
+    """How many workers of so many CPUs fit on the machines of a cluster, with a GPU each where there are any. An actor
+    that fits nowhere would be waited for without end.
+
+    machines: Ray's resources of each. Raises UsageError where none fits.
+    """
+    with_gpu = [one for one in machines if int(one.get("GPU", 0))]
+    most = max((int(one.get("CPU", 0)) for one in with_gpu or machines), default=0)
+    if threads > most:
+        where = " that has a GPU" if with_gpu else ""
+        raise UsageError(f"no machine of the cluster{where} has {threads} CPUs: give --threads {most} or fewer")
+    if with_gpu:
+        return sum(min(int(one.get("CPU", 0)) // threads, int(one["GPU"])) for one in with_gpu)
+    return sum(int(one.get("CPU", 0)) // threads for one in machines)
+
+
 def on_ray(request: Request, address: str, progress: Progress) -> None:
     """Episodes as tasks of a Ray cluster, each with ``request.threads`` CPUs and, where the cluster has GPUs, one GPU.
 
@@ -143,13 +159,10 @@ def on_ray(request: Request, address: str, progress: Progress) -> None:
     except (ConnectionError, ValueError) as fault:
         raise MissingError(f"no Ray cluster at '{address}' ({fault}); 'local' starts one on this machine") from fault
     try:
-        has = ray.cluster_resources()
-        gpus, cpus = int(has.get("GPU", 0)), int(has.get("CPU", 1))
-        most = max((int(one["Resources"].get("CPU", 0)) for one in ray.nodes() if one["Alive"]), default=0)
-        if request.threads > most:
-            raise UsageError(f"no machine of the cluster has {request.threads} CPUs: give --threads {most} or fewer")
-        kind = ray.remote(num_cpus=request.threads, num_gpus=1 if gpus else 0)(Actor)
-        count = max(1, min(request.count, gpus or cpus, cpus // request.threads))
+        machines = [one["Resources"] for one in ray.nodes() if one["Alive"]]
+        gpus = any(int(one.get("GPU", 0)) for one in machines)
+        kind = ray.remote(num_cpus=request.threads, num_gpus=int(gpus))(Actor)
+        count = min(request.count, places(machines, request.threads))
         pool = ActorPool([kind.remote(request) for _ in range(count)])
         known = [(index, read_record(request.out, index)) for index in request.indices]
         results = pool.map_unordered(lambda actor, one: actor.measure.remote(*one), known)
