@@ -16,14 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tinyforge.device.pictures import READ, UNREAD, is_hidden, is_image, suffix
 from tinyforge.device.preprocess import DecodeFault, decode, read_file
 from tinyforge.device.report import counted
 from tinyforge.errors import DataError, MissingError
 from tinyforge.registry import near_miss
 
-EXTENSIONS = frozenset(("jpg", "jpeg", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm"))
-UNREAD = frozenset(("heic", "heif", "avif", "jp2", "jxl", "dng", "cr2", "cr3", "nef", "arw", "raf", "psd", "svg"))
-"""Pictures that are not read here: an error, not a count of files that are none."""
 SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation"))
 DIGITS = "digits"
 MAX_PIXELS = 100_000_000
@@ -204,19 +202,6 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def suffix(path: Path) -> str:
-    """'jpg' of 'a.JPG'."""
-    return path.suffix.lower().lstrip(".")
-
-
-def is_image(path: Path) -> bool:
-    return suffix(path) in EXTENSIONS
-
-
 def files_below(root: Path, folder: Path, met: dict[tuple[int, int], Path]) -> tuple[list[Path], list[str]]:
     """(files, faults) of ``folder``, hidden ones aside; links are followed, and each real folder is read once.
 
@@ -234,7 +219,7 @@ def files_below(root: Path, folder: Path, met: dict[tuple[int, int], Path]) -> t
                 twin = f"the folder {first.relative_to(root).as_posix()}" if first != here else "a folder above these"
                 faults.append(f"{name}/: leads to {twin}; remove the link, so that every image is read once")
                 continue
-            inside = sorted(path for path in here.iterdir() if not _hidden(path.name))
+            inside = sorted(path for path in here.iterdir() if not is_hidden(path.name))
         except OSError as error:
             faults.append(f"{name}/: cannot be read: {error.strerror}")
             continue
@@ -251,7 +236,7 @@ def _is_text(name: str) -> bool:
 def _list_folder(root: Path) -> _Listing:
     entries, ignored, about = [], 0, root.stat()
     met = {(about.st_dev, about.st_ino): root}
-    visible = sorted(path for path in root.iterdir() if not _hidden(path.name))
+    visible = sorted(path for path in root.iterdir() if not is_hidden(path.name))
     faults = [f"{path.name!a}: its name is not UTF-8; rename it" for path in visible if not _is_text(path.name)]
     folders = [path for path in visible if path.is_dir() and _is_text(path.name)]
     for path in visible:
@@ -270,7 +255,7 @@ def _list_folder(root: Path) -> _Listing:
         found = [entry for entry in found if is_image(entry.path)]
         ignored += len(files) - len(found)
         entries += found
-        faults += strange or ([] if found else [f"{folder.name}/: no images in it ({', '.join(sorted(EXTENSIONS))})"])
+        faults += strange or ([] if found else [f"{folder.name}/: no images in it ({', '.join(sorted(READ))})"])
     faults += _look_alikes([folder.name for folder in folders])
     if folders and {folder.name.casefold() for folder in folders} <= SPLITS:
         names = ", ".join(folder.name for folder in folders)

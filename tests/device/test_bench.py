@@ -8,6 +8,7 @@ import pytest
 from tinyforge.device.__main__ import main
 from tinyforge.device.bench import (
     MIN_BLOCKS,
+    Taken,
     bench_bundle,
     bench_session,
     compare_blocks,
@@ -185,6 +186,20 @@ def test_arms_take_turns_and_are_compared(built_bundle, tmp_path):
     assert {len(one["block_p50_us"]) for one in report["variants"].values()} == {ratio["rounds"]}
     assert report["conditions"]["valid"]
     assert all(one["energy"] is None and one["valid"] for one in report["variants"].values())
+
+
+def test_of_all_models_those_are_measured_whose_runtime_is_here(built_bundle, monkeypatch):
+    monkeypatch.setattr("tinyforge.device.bench.find_spec", lambda name: None)
+    report = bench_bundle(load_bundle(built_bundle), variants=["all"], seconds=0, min_runs=8, warmup=1)
+    assert (list(report["variants"]), report["left_out"]) == (["onnx-fp32"], ["openvino-fp16"])
+    assert "not measured: openvino-fp16, whose runtime is not installed here" in bench_text(report)
+
+
+def test_energy_is_shared_by_all_runs_also_those_that_nobody_times():
+    taken = Taken()
+    for _ in range(2):
+        taken.add({stage: [1000] * 8 for stage in STAGES}, 1.0, 5.0)
+    assert taken.energy("a meter", 0.0)["joules_per_run"] == pytest.approx(10 / 20)
 
 
 def test_a_throttled_run_is_marked_and_energy_is_told(built_bundle, tmp_path):

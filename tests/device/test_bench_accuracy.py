@@ -1,3 +1,5 @@
+from unicodedata import normalize
+
 import pytest
 
 from tinyforge.device.accuracy import bench_accuracy, labelled_images
@@ -34,6 +36,23 @@ def test_every_variant_on_the_same_images(built_bundle, folder):
     (pair,) = found["pairs"]
     assert (pair["difference"], pair["p"]) == (0.0, 1.0)
     assert pair["low"] < 0 < pair["high"]
+
+
+def test_what_a_build_passes_over_is_passed_over_here(tmp_path):
+    decomposed = normalize("NFD", "Käse")
+    for name in (
+        f"{decomposed}/a.PNG",
+        f"{decomposed}/Thumbs.db",
+        "Brot/notes.txt",
+        "Brot/deep/b.jpg",
+        "Brot/.old/c.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "__MACOSX").mkdir()
+    assert labelled_images(tmp_path, ["Brot", "Käse"]) == [("Brot/deep/b.jpg", 0), (f"{decomposed}/a.PNG", 1)]
+    (tmp_path / "Brot" / "d.heic").touch()
+    assert len(labelled_images(tmp_path, ["Brot", "Käse"])) == 3, "a picture that cannot be read is told, not left out"
 
 
 def test_what_is_no_labelled_folder(folder, tmp_path):

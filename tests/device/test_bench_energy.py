@@ -24,6 +24,15 @@ def test_rapl_counts_joules_and_survives_a_counter_that_wraps(tmp_path):
     meter.close()
 
 
+def test_the_platform_s_counter_is_not_added_to_the_packages_in_it(tmp_path):
+    for zone, name in enumerate(["package-0", "psys"]):
+        add(tmp_path, {f"{RAPL[:-1]}{zone}/name": name, f"{RAPL[:-1]}{zone}/energy_uj": "1"})
+    meter = open_meter(tmp_path)
+    for zone in range(2):
+        add(tmp_path, {f"{RAPL[:-1]}{zone}/energy_uj": "1000001"})
+    assert meter.joules() == pytest.approx(1.0)
+
+
 def test_a_counter_that_may_not_be_read_is_none(tmp_path):
     (tmp_path / RAPL).mkdir(parents=True)
     assert open_meter(tmp_path) is None

@@ -17,6 +17,7 @@ from tinyforge.device.bundle import load_bundle
 from tinyforge.errors import DeviceError, TinyForgeError, UsageError
 from tinyforge.remote import Wish, bench_board, bench_boards
 from tinyforge.remote.board import cargo
+from tinyforge.remote.connection import Connection
 
 QUICK = ("--seconds", "0", "--runs", "64", "--warmup", "2")
 
@@ -94,6 +95,21 @@ def test_a_lost_connection_ends_the_work_there_and_the_next_run_continues(board,
         time.sleep(0.1)
     assert not list(board.home.rglob("*.new")) + list(board.home.rglob("*.partial"))
     assert bench_board(board.address, wish, config=board.config)["sent"]["files"] == 0
+
+
+@pytest.mark.parametrize("tidy", [True, False])
+def test_what_is_kept_after_a_failure(board, wish, tidy):
+    failing = replace(wish, options=("--variant", "nothing"), keep=True, tidy=tidy)
+    with pytest.raises(TinyForgeError, match="ended there with code 2"):
+        bench_board(board.address, failing, config=board.config)
+    assert (board.home / ".tinyforge").exists() != tidy
+
+
+def test_an_interrupt_before_the_connection_is_open_is_not_lost(board):
+    connection = Connection(board.address, board.config)
+    connection.hang_up()
+    with pytest.raises(DeviceError), connection:
+        pytest.fail("opened all the same")
 
 
 def test_a_connection_lost_between_two_steps_is_not_made_anew(board, wish):

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from .bundle import Bundle
 from .folder import BundleFault
+from .pictures import is_hidden, is_picture
 from .predict import open_bundle
 from .preprocess import DecodeFault, decode, prepare
 from .stats import mcnemar, paired_difference, score
@@ -17,22 +19,24 @@ MAX_TOLD = 5
 
 
 def labelled_images(folder: str | Path, classes: Sequence[str]) -> list[tuple[str, int]]:
-    """(path below ``folder``, class index) of ``folder``/<class>/<image>, hidden files aside, sorted.
+    """(path below ``folder``, class index) of ``folder``/<class>/**/<image>, sorted; hidden files and what is no image
+    by its name aside, and folders named in another unicode form are the same, as for ``build``.
 
     Raises BundleFault when there is no folder or no image, or a folder is not a class.
     """
     root = Path(folder)
     if not root.is_dir():
         raise BundleFault(f"{root}: there is no such folder of test images")
-    folders = sorted(path for path in root.glob("*") if path.is_dir() and not path.name.startswith("."))
-    strange = [path.name for path in folders if path.name not in classes]
+    folders = sorted(path for path in root.glob("*") if path.is_dir() and not is_hidden(path.name))
+    labels = {name: label for label, name in enumerate(classes)}
+    strange = [path.name for path in folders if normalize("NFC", path.name) not in labels]
     if strange:
         raise BundleFault(f"{root / strange[0]}: no class of this bundle, which has {', '.join(classes)}")
     found = [
-        (path.relative_to(root).as_posix(), list(classes).index(kind.name))
+        (path.relative_to(root).as_posix(), labels[normalize("NFC", kind.name)])
         for kind in folders
         for path in sorted(kind.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and is_picture(path) and not any(map(is_hidden, path.relative_to(kind).parts))
     ]
     if not found:
         raise BundleFault(f"{root}: holds no images in folders named like the classes")

@@ -12,6 +12,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from .preprocess import DecodeFault, decode
 from .spec import InputSpec
 from .stats import mean_interval, percentile
 from .timing import PERCENTILES, STAGES, bench_session, summarise
-from .worker import Arm, Worker
+from .worker import UNTIMED_RUNS, Arm, Worker
 
 __all__ = [
     "PERCENTILES",
@@ -113,10 +114,11 @@ class Taken:
         self.joules += joules
 
     def energy(self, source: str, idle_watts: float) -> dict[str, Any]:
-        """Of whole runs, decoding to answer, idle power included."""
+        """Of whole runs, decoding to answer, idle power included; also of those before each block that nobody times."""
+        untimed = UNTIMED_RUNS * len(self.block_p50_us)
         return {
             "source": source,
-            "joules_per_run": round(self.joules / len(self.raw_us["infer"]), 6),
+            "joules_per_run": round(self.joules / (len(self.raw_us["infer"]) + untimed), 6),
             "watts": round(self.joules / self.seconds, 3),
             "idle_watts": round(idle_watts, 3),
         }
@@ -188,18 +190,22 @@ def bench_bundle(
 ) -> dict[str, Any]:
     """Measure ``variants`` on ``images`` (default: those of the self-test).
 
-    variants: default the chosen one; with 'all' among them every one.
+    variants: default the chosen one; with 'all' among them every one whose runtime is installed, and the chosen one.
 
     threads: of inference, each in turn, arms named 'onnx-int8@2' (default: the bundle's, arms named by variant).
     test: labelled images, see ``accuracy``.
-    Returns {schema_version, bundle, target, machine}, what ``bench_arms`` does, and accuracy where there is a ``test``.
+    Returns {schema_version, bundle, target, machine, left_out: of 'all', those that cannot run here}, what
+    ``bench_arms`` does, and accuracy where there is a ``test``.
     Each arm's report has a certificate: what may be claimed of it on this machine.
     """
     paths = [Path(path) for path in images or selftest_images(bundle)]
     for path in paths:
         _check_decodable(path)
     wanted = list(dict.fromkeys(threads or [bundle.threads]))
-    names = bundle.variants if "all" in (variants or ()) else variants or [bundle.chosen]
+    everything = "all" in (variants or ())
+    names = (
+        [name for name in bundle.variants if _runs_here(bundle, name)] if everything else variants or [bundle.chosen]
+    )
     models = {name: bundle.variant(name) for name in dict.fromkeys(names)}
     arms = [
         Arm(
@@ -213,7 +219,9 @@ def bench_bundle(
         for name, one in models.items()
         for count in wanted
     ]
-    head = {"schema_version": 1, "bundle": bundle.name, "target": bundle.target, "machine": describe_machine(root)}
+    head: dict[str, Any] = {"schema_version": 1, "bundle": bundle.name, "target": bundle.target}
+    head["machine"] = describe_machine(root)
+    head["left_out"] = [name for name in bundle.variants if everything and name not in models]
     accuracy = {"accuracy": bench_accuracy(bundle, test, list(models))} if test else {}
     options: dict[str, Any] = {"seconds": seconds, "min_runs": min_runs, "warmup": warmup, "root": root}
     measured = bench_arms(arms, paths, bundle.spec, **options)
@@ -224,6 +232,11 @@ def bench_bundle(
         here = {arm.name: {**report, "machine": head["machine"]}}
         report["certificate"] = certificate(arm.name, answers, here)["statement"]
     return {**head, **measured, **accuracy}
+
+
+def _runs_here(bundle: Bundle, name: str) -> bool:
+    """Whether a model's runtime is installed; the chosen one must be."""
+    return name == bundle.chosen or find_spec(bundle.variant(name).runtime) is not None
 
 
 def _check_decodable(path: Path) -> None:

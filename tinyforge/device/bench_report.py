@@ -59,6 +59,7 @@ def _warnings(report: dict[str, Any]) -> Iterator[str]:
     for name, one in report["variants"].items():
         if not one["settled"]:
             yield f"{name}: latency had not settled after the warm-up"
+    yield from (f"not measured: {name}, whose runtime is not installed here" for name in report["left_out"])
     yield from (f"note: {note}" for note in report["conditions"]["notes"])
     if not report["conditions"]["valid"]:
         yield f"INVALID: {', '.join(report['conditions']['reasons'])}"

@@ -75,7 +75,11 @@ class Sensor:
 
 def open_meter(root: Path = ROOT) -> Rapl | Sensor | None:
     """What measures energy here; None where nothing does, or only the superuser may read it."""
-    zones = [zone for zone in sorted(root.glob("sys/class/powercap/intel-rapl:[0-9]")) if read_text(zone / "energy_uj")]
+    zones = [
+        zone
+        for zone in sorted(root.glob("sys/class/powercap/intel-rapl:[0-9]"))
+        if read_text(zone / "name") != "psys" and read_text(zone / "energy_uj")  # psys: the packages, and more
+    ]
     if zones:
         return Rapl(zones)
     chips = [folder for folder in sorted(root.glob("sys/class/hwmon/hwmon*")) if hwmon_watts(folder) is not None]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tinyforge.device.pictures import is_hidden, is_image
 from tinyforge.errors import DataError
-from tinyforge.images import EXTENSIONS
 from tinyforge.registry import near_miss, unknown
 
 SPLITS = ("train", "val", "test")
@@ -71,9 +71,9 @@ def find_classes(root: Path, benchmark: str) -> dict[str, tuple[str, ...]]:
 def image_paths(root: Path) -> Iterator[PurePosixPath]:
     """Image files by their extension, relative to ``root``; nothing hidden."""
     for folder, inner, names in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".") and name != "__MACOSX"]
+        inner[:] = [name for name in inner if not is_hidden(name)]
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower().lstrip(".") in EXTENSIONS:
+            if not is_hidden(name) and is_image(Path(name)):
                 yield PurePosixPath(Path(folder, name).relative_to(root).as_posix())
 
 

@@ -36,8 +36,8 @@ class Wish:
 
     options: of ``python -m tinyforge_device bench``. variants: the models that these name. images, test: files and a
     labelled folder of this machine to take along. wheels: a folder of wheels, instead of an index. python: one there
-    that has the packages already. keep: leave everything there, for the next run. any_board: also where the
-    architecture is not the target's.
+    that has the packages already. keep: leave everything there, for the next run; tidy: but not after a failure.
+    any_board: also where the architecture is not the target's.
     """
 
     bundle: Path
@@ -48,6 +48,7 @@ class Wish:
     wheels: Path | None = None
     python: str | None = None
     keep: bool = False
+    tidy: bool = False
     any_board: bool = False
 
 
@@ -137,7 +138,7 @@ def bench_over(connection: Connection, wish: Wish, log: Log) -> dict[str, Any]:
         names = [tree := f"tree-{key(blobs)}"]
         if not wish.python:
             names.append(f"venv-{key([_requirements(blobs), facts.to_json()['python']])}")
-        with _cleaned(there, [] if wish.keep else names):
+        with _cleaned(there, names, wish):
             sent = there.push(files, blobs, log)
             there.do("assemble", name=tree, files=blobs)
             if not wish.python:
@@ -156,16 +157,18 @@ def place(address: Address) -> str:
 
 
 @contextmanager
-def _cleaned(there: "_There", names: Sequence[str]) -> Iterator[None]:
-    """Leave nothing of these there, after a failure either; not where the connection is lost, to be continued."""
+def _cleaned(there: "_There", names: Sequence[str], wish: Wish) -> Iterator[None]:
+    """Leave nothing of these there that is not to be kept, after a failure either; not where the connection is lost, to
+    be continued.
+    """
     try:
         yield
     except TinyForgeError:
-        if names and there.entered and there.is_open:
+        if (wish.tidy or not wish.keep) and there.entered and there.is_open:
             with suppress(TinyForgeError):
                 there.do("clean", names=names)
         raise
-    if names:
+    if not wish.keep:
         there.do("clean", names=names)
 
 

@@ -30,6 +30,7 @@ class Connection:
         self.address, self._config = address, config
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._master: subprocess.Popen[bytes] | None = None
+        self._ended = False
 
     def __enter__(self) -> "Connection":
         missing = [program for program in ("ssh", "sftp") if not which(program)]
@@ -39,6 +40,8 @@ class Connection:
         with self._log.open("wb") as stream:
             argv = master_argv(self.address, self._config, self._control)
             self._master = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        if self._ended:
+            self._master.terminate()
         try:
             self._wait_until_open()
         except BaseException:
@@ -54,7 +57,8 @@ class Connection:
         return self._master is not None and self._master.poll() is None
 
     def hang_up(self) -> None:
-        """End the connection from another thread: what waits for the board raises DeviceError."""
+        """End the connection from another thread, also one yet to be opened: what waits for it raises DeviceError."""
+        self._ended = True
         if self._master:
             self._master.terminate()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyforge.device.pictures import is_image
 from tinyforge.device.report import counted
 from tinyforge.duplicates import exact_duplicates, near_duplicates
 from tinyforge.errors import DataError
@@ -13,7 +14,6 @@ from tinyforge.images import (
     NO_IMAGES,
     ImageSet,
     files_below,
-    is_image,
     read_files,
     read_images,
 )

@@ -72,7 +72,7 @@ class Board:
         options = bench_options(kinds, threads, wanted.seconds, min_runs, wanted.warmup)
         with tempfile.TemporaryDirectory() as folder:
             bundle = pack(one, Path(folder) / "bundle")
-            wish = Wish(bundle, options=options, keep=True, **self.how)
+            wish = Wish(bundle, options=options, keep=True, tidy=True, **self.how)
             found = bench_board(self.address, wish, config=self.config, log=one.road.job.log)
         self.kept += found["kept"]
         for text in found["warnings"]:
