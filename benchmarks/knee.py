@@ -67,7 +67,8 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def measure(name: str, seed: int, shots: int, out: Path) -> dict[str, Any]:
     """One row of one draw: accuracy on the test images, processor seconds by stage, and the inversion's errors."""
     recipe = load_recipe("raspi", [f"seed={seed}", f"data.shots={shots}", *SETTINGS, *VARIANTS[name]])
-    road = start(Job(recipe, load_target(recipe.target), out / "forge", log=lambda text: None))
+    job = Job(recipe, load_target(recipe.target), out / "forge", resume=False, log=lambda text: None)  # timed whole
+    road = start(job)
     seconds = {stage: staged(road, stage, out / "seconds") for stage in ("invert", "synthesize")}
     teacher = adapted_teacher(road, out / "teachers" / f"shots{shots}-seed{seed}")
     room = Classroom(road, teacher, *synthetic_images(road.done["synthesize"], road.inputs.support.classes))

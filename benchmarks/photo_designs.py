@@ -11,6 +11,7 @@ the models' card. One JSON per design; what is there is kept.
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -157,7 +158,9 @@ def study(
     for name in options.only:
         file = options.out / f"{name.replace(' ', '-').replace(',', '')}.json"
         if not file.is_file():
-            record = measure(ways[name], options, options.out / "work" / file.stem)
+            work = options.out / "work" / file.stem
+            shutil.rmtree(work, ignore_errors=True)  # begun anew: its steps and its core minutes are of one go
+            record = measure(ways[name], options, work)
             write_atomic(file, (json.dumps({"name": name, **record}) + "\n").encode())
     records = [json.loads(file.read_text()) for file in sorted(options.out.glob("*.json"))]
     print(summary({one["name"]: one for one in records}))

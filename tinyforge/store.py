@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from tinyforge.errors import TinyForgeError, UsageError
+from tinyforge.errors import UsageError
 
 MANIFEST = "manifest.json"
 _SCRATCH = ".scratch"
@@ -106,23 +106,6 @@ class Partial:
         """A file or folder that the finished stage does not need, such as checkpoints. Nothing when it is not there."""
         if (self.path / name).exists():
             _remove(self.path / name)
-
-    @contextmanager
-    def file(self, name: str) -> Iterator[Path]:
-        """A path for a library to write to; moved to ``name`` on leaving, after all files written beside it."""
-        scratch = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}-", dir=self.path))
-        final = self.path / name
-        try:
-            with naming(final):
-                yield scratch / final.name
-            if not (scratch / final.name).is_file():
-                raise TinyForgeError(f"{self.stage}: nothing was written to {name}")
-            final.parent.mkdir(parents=True, exist_ok=True)
-            for written in sorted(scratch.iterdir(), key=lambda path: (path.name == final.name, path.name)):
-                _sync(written)
-                written.replace(final.parent / written.name)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Store:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tinyforge.errors import TinyForgeError, UsageError
+from tinyforge.errors import UsageError
 from tinyforge.store import MANIFEST, Store, stage_key, verify, write_atomic
 
 KEY = stage_key("invert", 1, {"steps": 3})
@@ -205,29 +205,6 @@ class TestFiles:
         for data in (b"one", b"two"):
             write_atomic(tmp_path / "deep" / "x", data)
         assert contents(tmp_path) == {"deep/x": b"two"}
-
-    def test_a_library_may_write_several_files_for_one(self, tmp_path):
-        def work(partial):
-            with partial.file("model/net.xml") as path:
-                path.with_suffix(".bin").write_bytes(b"weights")
-                path.write_bytes(b"graph")
-
-        folder, _ = Store(tmp_path).build("compress", KEY, {}, work)
-        assert sorted(contents(folder)) == [MANIFEST, "model/net.bin", "model/net.xml"]
-
-    def test_a_library_that_fails_leaves_nothing(self, tmp_path):
-        def half(path):
-            path.write_bytes(b"half")
-            raise RuntimeError("disk full")
-
-        def work(partial):
-            with pytest.raises(RuntimeError, match="disk full"), partial.file("net.onnx") as path:
-                half(path)
-            with pytest.raises(TinyForgeError, match="nothing was written"), partial.file("net.onnx"):
-                pass
-            assert contents(partial.path) == {}
-
-        Store(tmp_path).build("compress", KEY, {}, work)
 
     def test_a_full_disk_is_named_and_the_stage_is_continued_later(self, tmp_path):
         """The limit on the size of files stands for the disk: the same call fails, in the same place."""

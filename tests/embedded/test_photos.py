@@ -17,7 +17,15 @@ from safetensors.torch import load_file  # noqa: E402
 
 from tinyforge.cli import program  # noqa: E402
 from tinyforge.embedded.network import build  # noqa: E402
-from tinyforge.embedded.pretrain import DESIGNS, autoencoder, held_out_measures, photos, teacher, train_domain  # noqa: E402
+from tinyforge.embedded.pretrain import (  # noqa: E402
+    DESIGNS,
+    autoencoder,
+    captions,
+    held_out_measures,
+    photos,
+    teacher,
+    train_domain,
+)
 
 SPLITS = Path(photos.__file__).parents[2] / "fewshot" / "splits"
 
@@ -152,6 +160,31 @@ def trained(roots, out, steps=None, **how):
     source = photos.load_photos(out / "pool", roots)
     steps = dict.fromkeys(SMALL.batch, 2) | (steps or {})
     return train_domain(replace(source, counts=source.counts * 10), out, SMALL, steps=steps, **how)
+
+
+def test_any_folder_name_is_one_token_of_its_own(tmp_path):
+    folders = [
+        "class1",
+        "class2",
+        "001.Black_footed_Albatross",
+        "n02085620",
+        "тигр",
+        "тигрёнок",
+        "虎",
+        "Käse",
+        "²",
+        "--",
+    ]
+    names = [photos.word_of(folder) for folder in folders]
+    assert names[0] == "classone"
+    assert names[-3:] == ["kase", "two", "thing"]
+    assert len(set(names)) == len(folders)
+    tokenizer = captions.train_tokenizer(names, tmp_path)
+    ids = [tokenizer(name, add_special_tokens=False).input_ids for name in names]
+    assert {len(one) for one in ids} == {1}
+    assert len({one[0] for one in ids}) == len(folders)
+    with pytest.raises(ValueError, match="letters a to z: class1"):
+        captions.train_tokenizer(["class1", "fish"], tmp_path)
 
 
 def test_two_steps_of_everything_export_a_usable_folder(roots, tmp_path):

@@ -240,7 +240,7 @@ def test_two_steps_of_everything_export_a_usable_folder(pool, tmp_path):
     assert pipeline.tokenizer.model_max_length == captions.LENGTH
     network, config = load_teacher_network(out / "teacher")
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, config["embedding_dim"])
-    assert (out / "classes.txt").read_text().startswith("lettera\tA\tteacher\n")
+    assert (out / "classes.txt").read_text().startswith("lettera\tA\tteacher, backbone\n")
 
 
 def test_replacing_a_folder_keeps_its_settings(tmp_path):

@@ -81,7 +81,7 @@ def _continues(command: str | None, flags: Sequence[str]) -> str:
     return f"; {f'without {afresh} ' if afresh else ''}the same command continues where this one stopped"
 
 
-def _fail(error: BaseException, command: str | None, as_json: bool, verbose: bool, continues: str) -> int:
+def _fail(error: BaseException, command: str | None, as_json: bool, verbose: bool, continues: str = "") -> int:
     """Report an error; returns the exit code. continues: what is said of an interruption."""
     if isinstance(error, OSError):
         error = (storage_error(error) or error).with_traceback(error.__traceback__)

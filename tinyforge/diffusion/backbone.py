@@ -75,10 +75,6 @@ class Backbone:
         return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
-    def embed_dim(self) -> int:
-        return self.text_encoder.config.hidden_size
-
-    @property
     def max_tokens(self) -> int:
         return min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
 

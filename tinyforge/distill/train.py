@@ -64,7 +64,6 @@ class StudentResult:
 
     student: nn.Module
     spec: InputSpec
-    method: Method
     history: list[dict[str, float]]
 
 
@@ -135,7 +134,7 @@ def train_student(
                 progress(run.step, num_steps)
     student.load_state_dict(run.average)
     student.to(device="cpu", memory_format=torch.contiguous_format).eval()
-    return StudentResult(student, spec, method, run.history)
+    return StudentResult(student, spec, run.history)
 
 
 def set_out(

@@ -96,7 +96,7 @@ def check_models(road: Road, *, fetch: bool) -> None:
     from tinyforge.distill.timm_models import find_weights
 
     recipe, offline = road.recipe, road.job.offline
-    compress.check_kinds(road)
+    compress.check_kinds(road.recipe, road.job.target)
     check_student(recipe.distill.student, pretrained=recipe.distill.pretrained)
     start_folder(recipe.distill)
     if road.upscaler is not None:

@@ -18,16 +18,18 @@ from tinyforge.device.preprocess import decode, resize
 from tinyforge.device.report import counted
 from tinyforge.errors import DataError, RecipeError
 from tinyforge.images import ImageSet
+from tinyforge.recipe import Compress, Recipe
 from tinyforge.stages.distill import load_student, predictions
 from tinyforge.stages.pictures import png
 from tinyforge.stages.road import Artifact, Road
 from tinyforge.store import Partial
+from tinyforge.target import Target
 
 
 def settings(road: Road) -> dict[str, Any]:
     return {
         "compress": road.recipe.compress.model_dump(mode="json"),
-        "kinds": kinds(road),
+        "kinds": kinds(road.recipe, road.job.target),
         "opset": road.job.target.opset,
         "threads": road.job.target.threads,
         "exact_int8": road.job.target.exact_int8,
@@ -36,16 +38,20 @@ def settings(road: Road) -> dict[str, Any]:
     }
 
 
-def kinds(road: Road) -> list[str]:
+def kinds(recipe: Recipe, target: Target) -> list[str]:
     """The model kinds of the recipe that the target may run; the fp32 reference is made besides."""
-    return [kind for kind in road.recipe.compress.precisions if kind in road.job.target.models]
+    return [kind for kind in recipe.compress.precisions if kind in target.models]
 
 
-def check_kinds(road: Road) -> None:
+def legal(recipe: Recipe, target: Target) -> Compress:
+    """The recipe's settings, of these kinds alone."""
+    return recipe.compress.model_copy(update={"precisions": kinds(recipe, target)})
+
+
+def check_kinds(recipe: Recipe, target: Target) -> None:
     """Raise RecipeError where the target may run none of the model kinds asked for."""
-    target = road.job.target
-    if not kinds(road):
-        asked = ", ".join(road.recipe.compress.precisions) or "none"
+    if not kinds(recipe, target):
+        asked = ", ".join(recipe.compress.precisions) or "none"
         raise RecipeError(f"compress.precisions: {asked}: {target.name} may run {', '.join(target.models)}")
 
 
@@ -54,7 +60,7 @@ def work(road: Road, partial: Partial) -> None:
     from tinyforge.compress.variants import make_variants, warnings, x86_warnings
 
     job, target, test = road.job, road.job.target, road.inputs.test
-    wanted = road.recipe.compress.model_copy(update={"precisions": kinds(road)})
+    wanted = legal(road.recipe, target)
     job.log("compress: export to ONNX")
     student, spec = load_student(road)
     calibration, held_out, labels = shares(road, spec)

@@ -40,7 +40,6 @@ def pretrain(
     minutes: dict[str, float] | None = None,
     parts: tuple[str, ...] = PARTS,
     seed: int = 0,
-    resume: bool = True,
     device: str = "cpu",
     dtype: str = "float32",
     initial: Path | None = None,
@@ -83,9 +82,9 @@ def pretrain(
     design = design_for(domain, device)
     minutes = design.minutes | (minutes or {})
     kept = out / "work" / "dtype"
-    if not (resume and kept.is_file()):
+    if not kept.is_file():
         kept.write_text(dtype)
-    how = {"minutes": minutes, "parts": parts, "seed": seed, "resume": resume, "device": device, "initial": initial}
+    how = {"minutes": minutes, "parts": parts, "seed": seed, "device": device, "initial": initial}
     return train_domain(source, out, design, dtype=kept.read_text(), **how)
 
 
@@ -98,13 +97,12 @@ def train_domain(
     steps: dict[str, int] | None = None,
     parts: tuple[str, ...] = PARTS,
     seed: int = 0,
-    resume: bool = True,
     device: str = "cpu",
     dtype: str = "float32",
     initial: Path | None = None,
 ) -> Path:
     """The parts of any domain, one after the other; the teacher and the UNet are exported."""
-    run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, resume, device, dtype, initial)
+    run = Run(source, out, design, minutes or design.minutes, steps or {}, seed, device, dtype, initial)
     if initial is not None and "teacher" not in parts:
         take_teacher(initial, out)
     seen = "unet" in parts or ("autoencoder" in parts and design.perceptual > 0)
@@ -118,9 +116,16 @@ def train_domain(
     return out
 
 
+def named_classes(source: Source) -> list[int]:
+    """The classes that the backbone learns by name: those of many images, or where there is none of these, all that
+    are trained on.
+    """
+    return source.frequent() or torch.nonzero(source.weights).flatten().tolist()
+
+
 def class_list(source: Source) -> str:
     """One line per class: name, character, and the parts that were trained on it."""
-    known = set(source.frequent())
+    known = set(named_classes(source))
     rows = zip(source.names, source.characters, source.weights.tolist(), strict=True)
     parts = [
         "held out" if not w else "teacher, backbone" if i in known else "teacher" for i, (_, _, w) in enumerate(rows)
@@ -139,18 +144,17 @@ class Run:
         minutes: dict[str, float],
         steps: dict[str, int],
         seed: int,
-        resume: bool,
         device: str,
         dtype: str,
         initial: Path | None,
     ) -> None:
         self.source, self.out, self.design, self.minutes = source, out, design, minutes
-        self.seed, self.resume, self.device, self.dtype, self.initial = seed, resume, device, dtype, initial
+        self.seed, self.device, self.dtype, self.initial = seed, device, dtype, initial
         self.work = out / "work"
         self.work.mkdir(parents=True, exist_ok=True)
         for folder in (*(self.work / part for part in PARTS), out / "teacher", out / "backbone"):
             mend(folder)
-        known = {part: self.work / f"{part}.steps" for part in PARTS if resume}
+        known = {part: self.work / f"{part}.steps" for part in PARTS}
         self.steps = {part: int(file.read_text()) for part, file in known.items() if file.is_file()} | steps
 
     def _steps(self, part: str, loss_of: loop.LossOf, model: torch.nn.Module) -> int:
@@ -186,7 +190,7 @@ class Run:
         plan |= {"steps": self._steps(part, loss_of, model), "lr": lr if self.initial is None else lr / 2}
         plan |= {"seed": self.seed, "dtype": self.dtype, "batch": self.design.batch[part]}
         chosen = loop.Plan(**plan, learns_from="" if frozen is None else autoencoder.fingerprint(frozen)[:12])
-        return loop.train(model, loss_of, chosen, self.work / part, resume=self.resume, device=self.device, name=part)
+        return loop.train(model, loss_of, chosen, self.work / part, device=self.device, name=part)
 
     def teacher(self) -> Path:
         """Classifier, at half size first where the design says so, then episodes; measured on the held-out classes."""
@@ -250,8 +254,7 @@ class Run:
         return network
 
     def _begin(self, network: torch.nn.Module, part: str) -> None:
-        if self.resume:
-            keep_beginning(self.initial, part, self.work / part)
+        keep_beginning(self.initial, part, self.work / part)
         if self.initial is not None:
             load_initial(network, self.initial, part)
 
@@ -273,7 +276,7 @@ class Run:
         vae = self._vae()
         vae.load_state_dict(vae_state)
         vae.eval().to(self.device)
-        classes = source.frequent() or torch.nonzero(source.weights).flatten().tolist()
+        classes = named_classes(source)
         latents, labels, scale = autoencoder.cached_latents(
             vae,
             lambda chosen, gen: source.draw(torch.tensor(classes)[chosen], gen, "unet"),

@@ -33,7 +33,10 @@ SPREAD, MARK = 0.2, 1.5
 
 
 def train_tokenizer(names: list[str], folder: Path) -> CLIPTokenizer:
-    """Byte-pair merges learned until each name and each of WORDS is a single token; vocab.json and merges.txt."""
+    """Byte-pair merges learned until each name and each of WORDS is a single token; vocab.json and merges.txt.
+
+    Raises ValueError for a name that cannot be one: with digits, say, which CLIP takes one by one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     merges = byte_pairs(sorted(set(WORDS) | set(GENERIC) | set(names)))
     alphabet = _byte_letters()
@@ -42,6 +45,9 @@ def train_tokenizer(names: list[str], folder: Path) -> CLIPTokenizer:
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH)
+    broken = [name for name in names if len(tokenizer(name, add_special_tokens=False).input_ids) != 1]
+    if broken:
+        raise ValueError(f"class names must be words of the letters a to z: {', '.join(broken[:5])}")
     tokenizer.save_pretrained(folder)
     return tokenizer
 

@@ -142,7 +142,6 @@ def train(
     plan: Plan,
     checkpoint: Path,
     *,
-    resume: bool = True,
     device: str = "cpu",
     name: str = "model",
 ) -> dict[str, Tensor]:
@@ -155,7 +154,7 @@ def train(
     optimizer = _optimizer(model, plan)
     ema = {k: v.detach().clone() for k, v in model.state_dict().items()}
     first = 0
-    found = load_checkpoint(checkpoint) if resume else None
+    found = load_checkpoint(checkpoint)
     if found is not None:
         tensors, record = found
         require_same(checkpoint, model, plan, tensors, record["plan"])  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import string
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 SIZE = 64
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SPELLED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,19 @@ def word_of(folder: str) -> str:
 
 
 def _word(folder: str) -> str:
-    """A folder's name as one word of letters and digits."""
-    return "".join(c for c in folder.lower() if c.isalnum()) or "thing"
+    """A folder's name as one word of the letters a to z, which is what a tokenizer keeps whole: accents are dropped,
+    digits spelled, and letters of other scripts become their numbers, spelled.
+    """
+    return "".join(map(_spelled, unicodedata.normalize("NFKD", folder.casefold()))) or "thing"
+
+
+def _spelled(character: str) -> str:
+    if character in string.ascii_lowercase:
+        return character
+    if not character.isalnum():
+        return ""
+    number = unicodedata.digit(character, ord(character))
+    return "".join(SPELLED[int(digit)] for digit in str(number))
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -21,11 +21,12 @@ from tinyforge.remote import parse_address
 from tinyforge.stages import advance, bench, check_models, in_use, nothing_downloaded, plan, telling
 from tinyforge.stages.bench import Raced, raw_predictions
 from tinyforge.stages.budget.account import plot, record, remarks, write
-from tinyforge.stages.budget.entrants import Entered, Net, kinds_of, nets_of, road_of, threads_of
+from tinyforge.stages.budget.entrants import Entered, Net, nets_of, road_of, threads_of
 from tinyforge.stages.budget.limits import FLAGS, Row, clearly_misses
 from tinyforge.stages.budget.race import Board, Ground, Here, Measured
 from tinyforge.stages.budget.screen import untrained
 from tinyforge.stages.budget.verdict import Verdict, judge, rows_of
+from tinyforge.stages.compress import check_kinds
 from tinyforge.stages.inputs import gather
 from tinyforge.stages.road import Job, Road, equip
 from tinyforge.target import Target
@@ -57,7 +58,7 @@ def forge_within(recipe: Recipe, target: Target, out: Path, ground: Ground, **ho
 
 def begin(job: Job) -> Road:
     """The images and models. Raises DataError before anything is computed where accuracy cannot be known."""
-    kinds_of(job.recipe, job.target)
+    check_kinds(job.recipe, job.target)
     inputs = gather(job.recipe.data, job.recipe.distill.unlabelled, job.recipe.seed)
     if "min_accuracy" in job.recipe.budget.limits and inputs.test is None:
         raise DataError("--min-accuracy needs test images, and there are none: give some with --test")

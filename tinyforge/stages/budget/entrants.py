@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyforge.device.spec import InputSpec
-from tinyforge.errors import RecipeError
 from tinyforge.recipe import Distill, Recipe
 from tinyforge.stages.inputs import Inputs, input_size
 from tinyforge.stages.road import Artifact, Road
 from tinyforge.stages.starts import start_for
-from tinyforge.target import Target
 
 
 @dataclass(frozen=True)
@@ -70,23 +68,11 @@ def own_distill(wanted: Distill, student: str) -> Distill:
     return wanted.model_copy(update={"student": student, "pretrained": pretrained, "start": start_for(student, wanted)})
 
 
-def kinds_of(recipe: Recipe, target: Target) -> list[str]:
-    """The model kinds of the recipe that the target may run. Raises RecipeError when there is none."""
-    kinds = [kind for kind in recipe.compress.precisions if kind in target.models]
-    if not kinds:
-        raise RecipeError(
-            f"none of compress.precisions ({', '.join(recipe.compress.precisions)}) may run on {target.name}, "
-            f"which takes {', '.join(target.models)}"
-        )
-    return kinds
-
-
 def road_of(road: Road, net: Net) -> Road:
     """The build of one net, with the images and models of ``road``, in the same store."""
     recipe = road.recipe
     distill = own_distill(recipe.distill, net.student).model_copy(update={"input_size": net.input_size})
-    compress = recipe.compress.model_copy(update={"precisions": kinds_of(recipe, road.job.target)})
-    own = road.variant(recipe.model_copy(update={"distill": distill, "compress": compress}), road.inputs, road.job.out)
+    own = road.variant(recipe.model_copy(update={"distill": distill}), road.inputs, road.job.out)
     own.warnings.extend(road.warnings)
     own.done.update({name: one for name, one in road.done.items() if name in ("invert", "synthesize")})
     return own

@@ -9,8 +9,8 @@ from typing import Any
 
 from tinyforge.device.spec import InputSpec
 from tinyforge.recipe import Compress
-from tinyforge.stages.budget.entrants import Entered, Net, kinds_of
-from tinyforge.stages.compress import evenly
+from tinyforge.stages.budget.entrants import Entered, Net
+from tinyforge.stages.compress import evenly, kinds, legal
 from tinyforge.stages.road import Artifact, Road
 from tinyforge.store import Partial, Store, stage_key
 
@@ -24,7 +24,7 @@ def untrained(road: Road, net: Net) -> Entered:
 
     settings = {
         "net": str(net),
-        "kinds": kinds_of(road.recipe, road.job.target),
+        "kinds": kinds(road.recipe, road.job.target),
         "opset": road.job.target.opset,
         "reduce_range": road.recipe.compress.reduce_range,
         "embed_preprocessing": road.recipe.compress.embed_preprocessing,
@@ -53,7 +53,7 @@ def work(road: Road, net: Net, partial: Partial) -> None:
     from tinyforge.distill.students import default_spec
     from tinyforge.distill.train import seeded_student
 
-    support, wanted = road.inputs.support, road.recipe.compress
+    support, wanted = road.inputs.support, legal(road.recipe, road.job.target)
     spec = default_spec(net.student, net.input_size)
     settings = road.recipe.distill.model_copy(update={"pretrained": False})
     student = seeded_student(settings, len(support.classes), net.input_size, road.recipe.seed).eval()
