@@ -59,7 +59,8 @@ def _warnings(report: dict[str, Any]) -> Iterator[str]:
     for name, one in report["variants"].items():
         if not one["settled"]:
             yield f"{name}: latency had not settled after the warm-up"
-    yield from (f"not measured: {name}, whose runtime is not installed here" for name in report["left_out"])
+    left_out = report.get("left_out", ())  # a bundle's own device package may be older than this
+    yield from (f"not measured: {name}, whose runtime is not installed here" for name in left_out)
     yield from (f"note: {note}" for note in report["conditions"]["notes"])
     if not report["conditions"]["valid"]:
         yield f"INVALID: {', '.join(report['conditions']['reasons'])}"
