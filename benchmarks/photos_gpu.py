@@ -25,6 +25,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 PART_BYTES, PIECE_BYTES, QUALITY = 24 * 2**20, 16 * 2**20, 75
@@ -70,7 +71,7 @@ def small_images(data: list[Path]) -> Iterator[tuple[str, bytes] | None]:
         for file in photos.images_below(folder):
             number = counts[folder.name] = counts.get(folder.name, -1) + 1
             jobs.append((f"{folder.name}/{number:05d}.webp", file))
-    with ProcessPoolExecutor() as workers:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
         yield from workers.map(small_image, jobs, chunksize=200)
 
 
