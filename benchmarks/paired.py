@@ -2,11 +2,13 @@
 
     python benchmarks/paired.py benchmarks/results/cifar-fs-5shot tint-teacher+base+pretrained support-hard+pretrained
     python benchmarks/paired.py forge-cifar10/raspi-raspi4 tint-teacher support-hard
+    python benchmarks/paired.py RESULTS/photo-folders/new5 tint-teacher support-hard --without 0
     python benchmarks/paired.py RESULTS/cifar-fs-5shot-lcnet support-hard support-hard RESULTS/cifar-fs-5shot
     python benchmarks/paired.py RESULTS/cifar-fs-5shot RESULTS/cifar-fs-5shot-tint --table support-hard
 
 Of a results folder of `tinyforge evaluate` a t-interval over episodes; of a bundle an interval over its test images.
 A second folder is where the second method's answers are: of the same episodes, another student.
+With --without NUMBER the images of the class of that number, counted from 0 in the order of the names, are left out.
 With --table every method of an evaluation: its accuracy, and its difference to each of the methods named. Of several
 folders together, the last one's answers where more than one has a method.
 """
@@ -49,12 +51,13 @@ def over_episodes(first: Scores, second: Scores) -> tuple[int, float, float, flo
     return len(both), *mean_interval(np.array([first[one] - second[one] for one in both]))
 
 
-def over_images(bundle: Path, a: str, b: str) -> tuple[int, float, float, float]:
-    """(images, difference, low, high)."""
+def over_images(bundle: Path, a: str, b: str, without: int | None = None) -> tuple[int, float, float, float]:
+    """(images, difference, low, high). without: the class whose images are left out."""
     first, second = (json.loads((bundle / "predictions" / f"{name}.json").read_text()) for name in (a, b))
     labels = np.array(first["labels"])
-    right = [np.array(one["predicted"]) == labels for one in (first, second)]
-    return len(labels), *paired_difference(*right)
+    asked = labels != without if without is not None else np.ones(len(labels), dtype=bool)
+    right = [(np.array(one["predicted"]) == labels)[asked] for one in (first, second)]
+    return int(asked.sum()), *paired_difference(*right)
 
 
 def table(folders: list[Path], references: list[str]) -> str:
@@ -89,7 +92,7 @@ def main() -> None:
         other = Path(names[2]) if len(names) > 2 else folder
         found = over_episodes(scores_of(folder, names[0]), scores_of(other, names[1]))
     else:
-        found = over_images(folder, *names[:2])
+        found = over_images(folder, *names[:2], int(names[3]) if names[2:3] == ["--without"] else None)
     print(f"{names[0]} - {names[1]}: {points(found)}, n = {found[0]}")
 
 

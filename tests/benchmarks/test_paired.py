@@ -58,3 +58,5 @@ def test_images_are_compared_each_with_itself(script, tmp_path):
     count, difference, low, high = script("paired").over_images(tmp_path, "a", "b")
     assert (count, difference) == (4, pytest.approx(0))
     assert low <= difference <= high
+    assert script("paired").over_images(tmp_path, "a", "b", without=0)[:2] == (3, pytest.approx(0))
+    assert script("paired").over_images(tmp_path, "a", "b", without=1)[:2] == (1, pytest.approx(0))

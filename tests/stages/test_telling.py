@@ -1,5 +1,7 @@
 """What a finished build tells of itself."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from tinyforge.device.machine import usable_cores
@@ -7,7 +9,7 @@ from tinyforge.loading import load_recipe, load_target
 from tinyforge.stages import Job, start
 from tinyforge.stages.bench import Raced, remarks_of, warn_of_loss
 from tinyforge.stages.origins import licence_of_teacher, origins
-from tinyforge.stages.telling import busy_note, licences, notes
+from tinyforge.stages.telling import busy_note, licences, note_on, notes
 
 MACHINE = {"cpu": "Xeon", "cores": 2}
 
@@ -75,3 +77,11 @@ def test_a_model_that_loses_more_on_the_test_images_than_its_gate_allows_is_warn
     seen = drop and {"num_images": 1000, "drop": drop, "low": low, "high": 0.03}
     warn_of_loss(road, "onnx-int8", [{"name": "onnx-fp32", "drop": None}, {"name": "onnx-int8", "drop": seen}])
     assert sum("onnx-int8 loses 2.0% accuracy [1.0%, 3.0%]" in text for text in road.warnings) == told
+
+
+@pytest.mark.parametrize(("further", "told"), [([], "supports and synthetic images"), ([0], "distill.unlabelled")])
+def test_a_row_says_what_its_student_learned_from(further, told):
+    done = {"distill": SimpleNamespace(json=lambda name: {"shipped": "tint-teacher"})}
+    note = note_on("tint-teacher", SimpleNamespace(done=done, inputs=SimpleNamespace(unlabelled=further)))
+    assert told in note
+    assert note.endswith("the teacher's labels too; this student is exported")

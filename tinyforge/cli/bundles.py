@@ -21,7 +21,10 @@ _bundle = click.argument("bundle", type=PATH)
 @options(
     _bundle,
     click.option(
-        "--variant", "variants", multiple=True, help="A model of the bundle, repeatable; 'all' for every one."
+        "--variant",
+        "variants",
+        multiple=True,
+        help="A model of the bundle, repeatable; 'all' for all that can run there.",
     ),
     click.option("--threads", callback=counts, metavar="N,N", help="Inference threads, each in turn: 1,2,4."),
     click.option("--images", multiple=True, type=PATH, metavar="FILE", help="Images to measure on, repeatable."),

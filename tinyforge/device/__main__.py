@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=_positive, default=1, metavar="K", help="answers per image (default 1)")
     predict.add_argument("--variant", help="model to use (default: the chosen one)")
     bench = command("bench", "Measure latency, load time and memory.")
-    bench.add_argument("--variant", action="append", help="model to measure, repeatable; 'all' for every one")
+    bench.add_argument(
+        "--variant", action="append", help="model to measure, repeatable; 'all' for all that can run here"
+    )
     bench.add_argument("--threads", type=_counts, metavar="N,N", help="inference threads, each in turn: 1,2,4")
     bench.add_argument("--images", nargs="+", help="image files to measure on (default: those of the self-test)")
     bench.add_argument("--test", metavar="FOLDER", help="labelled images, FOLDER/<class>/*: accuracy here")

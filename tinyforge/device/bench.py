@@ -203,10 +203,9 @@ def bench_bundle(
         _check_decodable(path)
     wanted = list(dict.fromkeys(threads or [bundle.threads]))
     everything = "all" in (variants or ())
-    names = (
-        [name for name in bundle.variants if _runs_here(bundle, name)] if everything else variants or [bundle.chosen]
-    )
-    models = {name: bundle.variant(name) for name in dict.fromkeys(names)}
+    asked = bundle.variants if everything else variants or [bundle.chosen]
+    left_out = [name for name in asked if everything and not _runs_here(bundle, name)]
+    models = {name: bundle.variant(name) for name in dict.fromkeys(asked) if name not in left_out}
     arms = [
         Arm(
             name if not threads else f"{name}@{count}",
@@ -220,8 +219,7 @@ def bench_bundle(
         for count in wanted
     ]
     head: dict[str, Any] = {"schema_version": 1, "bundle": bundle.name, "target": bundle.target}
-    head["machine"] = describe_machine(root)
-    head["left_out"] = [name for name in bundle.variants if everything and name not in models]
+    head |= {"machine": describe_machine(root), "left_out": left_out}
     accuracy = {"accuracy": bench_accuracy(bundle, test, list(models))} if test else {}
     options: dict[str, Any] = {"seconds": seconds, "min_runs": min_runs, "warmup": warmup, "root": root}
     measured = bench_arms(arms, paths, bundle.spec, **options)

@@ -21,7 +21,7 @@ METHODS = {
     "support-hard": "student on the supports alone, class labels",
     "support-kd": "student on the supports alone, the teacher's labels too",
     "tint-class": "student on supports and synthetic images, class labels",
-    "tint-teacher": "student on supports, synthetic and unlabelled images, the teacher's labels too",
+    "tint-teacher": "student on supports and synthetic images, the teacher's labels too",
     "teacher": "the teacher itself",
 }
 
@@ -94,6 +94,8 @@ def note_on(method: str, road: Road) -> str:
     known = METHODS.get(method) or next((text for name, text in METHODS.items() if method.startswith(f"{name}-")), None)
     if known is None:
         return "exported model"
+    if method.startswith("tint-teacher") and len(road.inputs.unlabelled):
+        known = known.replace("synthetic images", "further images (synthetic, distill.unlabelled)")
     shipped = road.done["distill"].json("distill.json")["shipped"]
     return f"{known}; this student is exported" if method == shipped else known
 
