@@ -14,6 +14,7 @@ from .cli_reference import reference
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "tinyforge").rglob("*.md"))]
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,20 @@ def test_recipes_and_targets_named_in_the_readme_are_shipped():
     assert named
     for name in named:
         assert tomllib.loads((ROOT / "recipes" / f"{name}.toml").read_text())["name"] == name
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page: its headings in lower case, spaces as hyphens, without punctuation."""
+    outside_code = page.read_text(encoding="utf-8").split("\n```")[::2]
+    lines = [line for part in outside_code for line in part.splitlines() if line.startswith("#")]
+    return {re.sub(r"[^\w -]", "", line.lstrip("#").strip().lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        if not path.startswith("http"):
+            target = (page.parent / path).resolve() if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in headings(target), link
