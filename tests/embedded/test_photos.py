@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from click.testing import CliRunner  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from tinyforge.cli import program  # noqa: E402
+from tinyforge.embedded import pretrain  # noqa: E402
 from tinyforge.embedded.network import build  # noqa: E402
 from tinyforge.embedded.pretrain import (  # noqa: E402
     DESIGNS,
@@ -213,6 +215,18 @@ def test_a_run_that_measures_its_steps_gives_the_weights_of_one_that_knows_them(
     assert (measured / "work" / "teacher.steps").read_text() == "10"
     file = "teacher/model.safetensors"
     assert (measured / file).read_bytes() == (known / file).read_bytes()
+
+
+def test_a_teachers_minutes_are_shared_out_by_what_its_two_sizes_take(roots, tmp_path, monkeypatch):
+    source, clock = photos.load_photos(tmp_path / "pool", roots), [0.0]
+
+    def draw(labels, gen, part):
+        clock[0] += {"teacher, half size": 1.0, "teacher": 3.0}.get(part, 0.0)
+        return source.draw(labels, gen, part)
+
+    monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    out = train_domain(replace(source, draw=draw), tmp_path, SMALL, parts=("teacher",), minutes={"teacher": 1.0})
+    assert (out / "work" / "teacher.steps").read_text() == "30"
 
 
 def test_the_teachers_eyes_tell_a_blur_from_a_brightening():

@@ -30,6 +30,9 @@ __all__ = ["DESIGNS", "PARTS", "Design", "design_for", "pretrain", "train_domain
 PARTS = ("teacher", "autoencoder", "unet")
 """In their order: photos' autoencoder is judged by the teacher's eyes too, and the UNet needs both."""
 
+ALWAYS = 10**9
+"""More steps than any training has."""
+
 
 def pretrain(
     domain: str,
@@ -157,24 +160,29 @@ class Run:
         known = {part: self.work / f"{part}.steps" for part in PARTS}
         self.steps = {part: int(file.read_text()) for part, file in known.items() if file.is_file()} | steps
 
-    def _steps(self, part: str, loss_of: loop.LossOf, model: torch.nn.Module) -> int:
-        """Steps that fit the part's minutes, measured once on a few passes of a copy and then kept.
+    def _steps(self, part: str, model: torch.nn.Module, *kinds: tuple[float, loop.LossOf]) -> int:
+        """Steps that fit the part's minutes; kinds: shares of the steps and their losses. Measured once, then kept."""
+        if part not in self.steps:
+            seconds = sum(share * self._seconds(model, loss_of) for share, loss_of in kinds if share)
+            self.steps[part] = max(10, int(self.minutes[part] * 60 / seconds))
+        (self.work / f"{part}.steps").write_text(str(self.steps[part]))
+        return self.steps[part]
+
+    def _seconds(self, model: torch.nn.Module, loss_of: loop.LossOf) -> float:
+        """Of a step, by a few passes of a copy.
 
         The passes move the statistics of batch norms: a run that knows its steps must begin where this one does.
         """
-        if part not in self.steps:
-            model = copy.deepcopy(model).to(self.device).train()
-            began = 0.0
-            passes = 3 if self.device == "cpu" else 30
-            for step in range(1 + passes):
-                began = began if step > 1 else time.monotonic()
-                with loop.half_precision(self.device, self.dtype):
-                    loss = loss_of(model, step, loop.generator(self.seed, step))
-                loss.backward()
-                loss.item()
-            self.steps[part] = max(10, int(self.minutes[part] * 60 / ((time.monotonic() - began) / passes)))
-        (self.work / f"{part}.steps").write_text(str(self.steps[part]))
-        return self.steps[part]
+        model = copy.deepcopy(model).to(self.device).train()
+        began = 0.0
+        passes = 3 if self.device == "cpu" else 30
+        for step in range(1 + passes):
+            began = began if step > 1 else time.monotonic()
+            with loop.half_precision(self.device, self.dtype):
+                loss = loss_of(model, step, loop.generator(self.seed, step))
+            loss.backward()
+            loss.item()
+        return (time.monotonic() - began) / passes
 
     def _train(
         self,
@@ -187,7 +195,7 @@ class Run:
         **plan: Any,
     ) -> dict[str, torch.Tensor]:
         """frozen: the network whose answers it learns from."""
-        plan |= {"steps": self._steps(part, loss_of, model), "lr": lr if self.initial is None else lr / 2}
+        plan |= {"steps": self._steps(part, model, (1.0, loss_of)), "lr": lr if self.initial is None else lr / 2}
         plan |= {"seed": self.seed, "dtype": self.dtype, "batch": self.design.batch[part]}
         chosen = loop.Plan(**plan, learns_from="" if frozen is None else autoencoder.fingerprint(frozen)[:12])
         return loop.train(model, loss_of, chosen, self.work / part, device=self.device, name=part)
@@ -200,7 +208,8 @@ class Run:
         self._begin(network, "teacher")
         model = teacher.CosineClassifier(network, len(source.names), design.network["embedding_dim"])
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        steps = self._steps("teacher", self._teacher_loss(10**9, 0), model)
+        half, whole = self._teacher_loss(ALWAYS, ALWAYS), self._teacher_loss(ALWAYS, 0)
+        steps = self._steps("teacher", model, (design.half_size, half), (1 - design.half_size, whole))
         loss_of = self._teacher_loss(int((1 - design.episodes) * steps), int(design.half_size * steps))
         ema = self._train("teacher", model, loss_of, lr=2e-3, weight_decay=0.05, ema=0.998, clip=2.0, save_every=250)
         state = export.part(ema, "network.")
