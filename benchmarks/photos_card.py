@@ -8,6 +8,7 @@ PSNR. On trained classes: PSNR, and Fréchet distance between real images and sa
 other real images, and these themselves, in the features of the teacher, and of the students' starting weights where
 there are any (they had no part in the training); a grid with a row of samples for each of eight classes, and three
 samples of every class.
+With --against, a folder of earlier models, also how much better the teacher is than theirs, paired by episode.
 With --starts only the features of the students' starting weights, as the teacher's: starts.json.
 """
 
@@ -27,7 +28,7 @@ from tinyforge.distill.pixels import fit_to, standardise
 from tinyforge.distill.start import begin, body_features, classifier_of, load_start
 from tinyforge.distill.students import build_student
 from tinyforge.embedded.network import load_teacher_network
-from tinyforge.embedded.pretrain import autoencoder, held_out_measures, normalise, photos
+from tinyforge.embedded.pretrain import autoencoder, held_out_measures, held_out_scores, normalise, photos
 from tinyforge.embedded.pretrain.source import Source
 from tinyforge.fewshot.frechet import frechet_distance
 
@@ -113,6 +114,16 @@ def sheet(backbone: Backbone, names: list[str], options: Any, each: int = 3, acr
     return Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
+def against(network: torch.nn.Module, before: Path, source: Source) -> dict[str, dict[str, float]]:
+    """The teacher's accuracy minus that of an earlier one, on the same 600 episodes each."""
+    new, old = (held_out_scores(one, source, 5, 600) for one in (network, load_teacher_network(before / "teacher")[0]))
+    gains = {name: new[name] - old[name] for name in new}
+    return {
+        name: {"gain": float(gain.mean()), "ci95": float(1.96 * gain.std() / len(gain) ** 0.5)}
+        for name, gain in gains.items()
+    }
+
+
 def report(measures: dict[str, Any], file: Path) -> None:
     file.write_text(json.dumps(measures, indent=1) + "\n")
     print(json.dumps(measures, indent=1))
@@ -126,6 +137,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="Earlier models, to compare the teacher with.")
     parser.add_argument("--starts", action="store_true", help="Only the students' starting weights.")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -150,6 +162,8 @@ def main() -> None:
                                  "teacher": network}.items()
         },
     }  # fmt: skip
+    if options.against:
+        measures["teacher_gain"] = against(network, options.against, source)
     report(measures, options.out / "measures.json")
 
 
