@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 
 from tinyforge.device.spec import InputSpec
+from tinyforge.device.stats import mean_interval
 from tinyforge.diffusion.backbone import Backbone, load_backbone
 from tinyforge.diffusion.ddim import ddim_denoise
 from tinyforge.distill.pixels import fit_to, standardise
@@ -114,14 +115,10 @@ def sheet(backbone: Backbone, names: list[str], options: Any, each: int = 3, acr
     return Image.fromarray((pixels.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
-def against(network: torch.nn.Module, before: Path, source: Source) -> dict[str, dict[str, float]]:
-    """The teacher's accuracy minus that of an earlier one, on the same 600 episodes each."""
+def against(network: torch.nn.Module, before: Path, source: Source) -> dict[str, tuple[float, float, float]]:
+    """(gain, low, high) of the teacher's accuracy over that of an earlier one, on the same 600 episodes."""
     new, old = (held_out_scores(one, source, 5, 600) for one in (network, load_teacher_network(before / "teacher")[0]))
-    gains = {name: new[name] - old[name] for name in new}
-    return {
-        name: {"gain": float(gain.mean()), "ci95": float(1.96 * gain.std() / len(gain) ** 0.5)}
-        for name, gain in gains.items()
-    }
+    return {name: mean_interval((new[name] - old[name]).double().numpy()) for name in new}
 
 
 def report(measures: dict[str, Any], file: Path) -> None:
