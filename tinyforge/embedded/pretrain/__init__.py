@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from tinyforge.embedded.network import GlyphNet, build, load_teacher_network
 from tinyforge.folders import check_out
 
 from . import autoencoder, captions, export, loop, teacher, unet
 from .design import DESIGNS, Design, design_for
-from .initial import keep_beginning, load_initial, require_initial, take_teacher
+from .initial import keep_beginning, load_initial, require_initial, take_captions, take_teacher
 from .origin import check_device, require_origin
 from .photos import load_photos
 from .source import Source, glyph_origin, load_glyphs
@@ -296,9 +297,7 @@ class Run:
         )
         vae.register_to_config(scaling_factor=scale)
         names = [source.names[i] for i in classes]
-        tokenizer = captions.train_tokenizer(names, self.work / "tokenizer")
-        text = captions.text_encoder(tokenizer)
-        captions.name_classes(text, tokenizer, names, captions.prototype_codes(self.prototypes(classes)))
+        text, tokenizer = self._captions(classes, names)
         design, size = self.design, source.size // self.design.reduction
         model = unet.Denoiser(unet.build(size, design.unet_widths, channels=design.latent_channels))
         self._begin(model.unet, "unet")
@@ -309,6 +308,17 @@ class Run:
         model.load_state_dict(ema)
         model.cpu()
         return export.write_backbone(self.out / "backbone", vae.cpu(), model.unet, text, self.work / "tokenizer")
+
+    def _captions(self, classes: list[int], names: list[str]) -> tuple[CLIPTextModel, CLIPTokenizer]:
+        """Those by which the initial UNet knows these names; else new ones: names are alike as prototypes are."""
+        folder = self.work / "tokenizer"
+        text = None if self.initial is None else take_captions(self.initial, names, folder)
+        if text is not None:
+            return text, CLIPTokenizer.from_pretrained(folder)
+        tokenizer = captions.train_tokenizer(names, folder)
+        text = captions.text_encoder(tokenizer)
+        captions.name_classes(text, tokenizer, names, captions.prototype_codes(self.prototypes(classes)))
+        return text, tokenizer
 
 
 def normalise(x: torch.Tensor) -> torch.Tensor:

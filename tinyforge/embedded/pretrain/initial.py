@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import nn
+from transformers import CLIPTextModel
 
 from . import export
 
@@ -45,6 +46,18 @@ def load_initial(network: nn.Module, folder: Path, part: str) -> None:
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except RuntimeError as fault:
         raise ValueError(f"{folder / FILES[part]}: not of the size to be trained here; do without --from") from fault
+
+
+def take_captions(folder: Path, names: list[str], tokenizer: Path) -> CLIPTextModel | None:
+    """The frozen text encoder that the UNet in folder learned with, its tokenizer copied to the folder ``tokenizer``;
+    None, and nothing copied, where that UNet did not learn every one of these names.
+    """
+    file = folder / "classes.txt"
+    rows = [row.split("\t") for row in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    if not set(names) <= {name for name, _, parts in rows if "backbone" in parts}:
+        return None
+    shutil.copytree(folder / "backbone/tokenizer", tokenizer, dirs_exist_ok=True)
+    return CLIPTextModel.from_pretrained(folder / "backbone/text_encoder").float().requires_grad_(False).eval()
 
 
 def take_teacher(folder: Path, out: Path) -> None:
