@@ -311,3 +311,12 @@ def test_latents_are_encoded_once_for_each_autoencoder(roots, tmp_path):
     assert first[0].float().std() == pytest.approx(1, abs=0.01)
     latents(1)
     assert calls == [6, 6]
+
+
+def test_latents_in_8_bits_are_within_half_a_step_of_what_they_were():
+    latents = (torch.randn(40, 2, 8, 8) * torch.tensor([0.1, 5.0]).reshape(1, 2, 1, 1) + 3).half()
+    kept = autoencoder.in_8_bits(latents)
+    error = (kept["levels"] * kept["step"] + kept["low"] - latents.float()).abs()
+    assert kept["levels"].dtype == torch.uint8
+    assert (error <= kept["step"] * 0.501).all()
+    assert (error.mean((0, 2, 3)) < torch.tensor([0.002, 0.1])).all()

@@ -120,17 +120,26 @@ def cached_latents(
 ) -> tuple[Tensor, Tensor, float]:
     """count fresh images encoded once: (scaled posterior means (M, C, h, w) fp16, labels (M,), scaling_factor).
 
-    Kept in file, and read from there as long as the autoencoder's weights, count and seed are the same.
+    Kept in file in 8 bits, and read from there as long as the autoencoder's weights, count and seed are the same.
     """
-    key = fingerprint(vae, num_classes, count, seed)
+    key = f"8 bits {fingerprint(vae, num_classes, count, seed)}"
     if not (file.is_file() and _key_of(file) == key):
         latents, labels = encode_many(vae, draw, num_classes, count, seed)
         partial = file.with_suffix(".partial")
-        save_file({"latents": latents, "labels": labels}, partial, metadata={"key": key})
+        save_file(in_8_bits(latents) | {"labels": labels}, partial, metadata={"key": key})
         partial.replace(file)
     kept = load_file(file)
-    scale = float(1 / kept["latents"].float().std())
-    return (kept["latents"].float() * scale).half(), kept["labels"], scale
+    latents = kept["levels"] * kept["step"] + kept["low"]
+    scale = float(1 / latents.std())
+    return (latents * scale).half(), kept["labels"], scale
+
+
+def in_8_bits(latents: Tensor) -> dict[str, Tensor]:
+    """levels (M, C, h, w) uint8 with low and step (1, C, 1, 1) of each channel: latents are levels * step + low."""
+    low, high = (f(latents.float(), dim=(0, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+    step = (high - low).clamp(min=1e-6) / 255
+    levels = torch.cat([((part.float() - low) / step).round().to(torch.uint8) for part in latents.split(10_000)])
+    return {"levels": levels, "low": low, "step": step}
 
 
 def fingerprint(network: nn.Module, *settings: int) -> str:
