@@ -272,7 +272,10 @@ def test_weights_to_go_on_from_must_be_there_and_fit(roots, tmp_path):
         return result.output
 
     assert "no teacher/model.safetensors" in refused(tmp_path)
-    assert "not of the size to be trained here" in refused(trained(roots, tmp_path / "small"))
+    small = trained(roots, tmp_path / "small")
+    assert "not of the size to be trained here" in refused(small)
+    (small / "backbone/text_encoder/model.safetensors").unlink()
+    assert "no backbone/text_encoder/model.safetensors; --from takes a folder" in refused(small)
 
 
 def test_a_run_of_another_design_is_not_continued(roots, tmp_path):

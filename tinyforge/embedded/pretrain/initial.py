@@ -19,10 +19,13 @@ FILES = {
 }
 """Of each part, below the folder that 'tinyforge pretrain' wrote."""
 
+CAPTIONS = ("backbone/text_encoder/model.safetensors", "backbone/tokenizer/vocab.json")
+"""What the UNet knows its classes by."""
+
 
 def require_initial(folder: Path) -> None:
-    """Raises ValueError for a folder without the weights of every part."""
-    for file in FILES.values():
+    """Raises ValueError for a folder without the weights of every part and the UNet's captions."""
+    for file in (*FILES.values(), *CAPTIONS):
         if not (folder / file).is_file():
             raise ValueError(f"{folder}: no {file}; --from takes a folder that 'tinyforge pretrain' wrote")
 
