@@ -6,11 +6,11 @@
     python benchmarks/photos_gpu.py split --out run --to pieces                                               # there
     python benchmarks/photos_gpu.py join --pieces pieces --to photos                                          # here
 
-pack writes tar files of at most 24 MiB with WebP images of at most 64 px, one folder per class, without the classes
-that photos.tsv excludes; they may be carried one by one. start unpacks them and trains in a process of its own, which
-outlives the shell that started it, writes run/log.txt, and goes on from its newest checkpoint when started again;
-train does the same and waits. --student timm:lcnet_050 also trains that student's starting weights. watch says whether
-it is under way, finished, or stopped before its end.
+pack writes compressed tar files below 24 MiB with WebP images of at most 64 px, one folder per class, without the
+classes that photos.tsv excludes; they may be carried one by one. start unpacks them and trains in a process of its
+own, which outlives the shell that started it, writes run/log.txt, and goes on from its newest checkpoint when started
+again; train does the same and waits. --student timm:lcnet_050 64 16 also trains that student's starting weights, at
+64 px for 16 epochs. watch says whether it is under way, finished, or stopped before its end.
 split cuts the exported weights into pieces of at most 16 MiB with their hashes; join checks them.
 """
 
@@ -28,7 +28,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-PART_BYTES, PIECE_BYTES, QUALITY = 24 * 2**20, 16 * 2**20, 75
+PART_BYTES, PIECE_BYTES = 24 * 2**20, 16 * 2**20
+QUALITY, SMALL_QUALITY = 80, 92
+"""Of images that have the full size, and of smaller ones, which are enlarged for training and weigh little."""
+
 FINISHED = "finished"
 MARGIN = 0.75
 """Of the minutes: optimiser, averages and the first steps of each shape are not in the steps that are timed."""
@@ -42,16 +45,16 @@ def pack(data: list[Path], out: Path) -> None:
     for name, content in filter(None, small_images(data)):
         room = (len(content) + 511) // 512 * 512 + 512
         if written + room + 10240 > PART_BYTES:
-            write_part(out / f"photos-{number:03d}.tar", entries)
+            write_part(out / f"photos-{number:03d}.tar.gz", entries)
             entries, written, number = [], 0, number + 1
         entries.append((name, content))
         written += room
-    write_part(out / f"photos-{number:03d}.tar", entries)
+    write_part(out / f"photos-{number:03d}.tar.gz", entries)
     print(f"{number + 1} parts in {out}")
 
 
 def write_part(file: Path, entries: list[tuple[str, bytes]]) -> None:
-    with tarfile.open(file, "w") as archive:
+    with tarfile.open(file, "w:gz") as archive:
         for name, content in entries:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -89,15 +92,18 @@ def small_image(job: tuple[str, Path]) -> tuple[str, bytes] | None:
         return None
     if max(pixels.shape[:2]) > photos.SIZE:
         pixels = resize(pixels, InputSpec((photos.SIZE, photos.SIZE), resize="bicubic"))
-    Image.fromarray(pixels).save(buffer, "WEBP", quality=QUALITY)
+    quality = SMALL_QUALITY if max(pixels.shape[:2]) < photos.SIZE else QUALITY
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality)
     return job[0], buffer.getvalue()
 
 
-def start(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> subprocess.Popen[bytes]:
+def start(
+    parts: Path, out: Path, minutes: float, device: str, students: list[tuple[str, str, str]]
+) -> subprocess.Popen[bytes]:
     """Run train in a session of its own, which outlives the caller's shell."""
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, __file__, "train", "--parts", str(parts), "--out", str(out), "--device", device]
-    command += ["--minutes", str(minutes), *(word for name in students for word in ("--student", name))]
+    command += ["--minutes", str(minutes), *(word for one in students for word in ("--student", *one))]
     with (out / "log.txt").open("a") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the processes that write to it hold it until they end
@@ -108,40 +114,41 @@ def start(parts: Path, out: Path, minutes: float, device: str, students: list[st
     return process
 
 
-def train(parts: Path, out: Path, minutes: float, device: str, students: list[str]) -> None:
-    """Unpack what is not unpacked yet; then students beside teacher, autoencoder and UNet.
+def train(parts: Path, out: Path, minutes: float, device: str, students: list[tuple[str, str, str]]) -> None:
+    """Unpack what is not unpacked yet; then students (name, size, epochs) beside teacher, autoencoder and UNet, each of
+    which is given its share of the time that is left.
 
-    A GPU waits for the launches of one process: several of them are nearly as fast as one.
+    Side by side they use all of an H200, which waits for the launches of one; each is then slower: a student of 64 px
+    made 140 steps a second alone, 50 beside the UNet, 30 beside the autoencoder and two students more.
     """
-    from tinyforge.embedded.pretrain import photos
+    if len({name for name, _, _ in students}) < len(students):
+        sys.exit("--student: each student's weights have one place, and so one size")
+    from tinyforge.embedded.pretrain import PARTS, design_for, photos
 
     began, images, pool = time.monotonic(), out / "images", out / "work" / "pool"
     images.mkdir(parents=True, exist_ok=True)
     (out / FINISHED).unlink(missing_ok=True)
-    for part in sorted(parts.glob("photos-*.tar")):
-        done = out / f"{part.stem}.unpacked"
+    for part in sorted(parts.glob("photos-*.tar.gz")):
+        done = out / f"{part.name}.unpacked"
         if not done.exists():
             with tarfile.open(part) as archive:
                 archive.extractall(images, filter="data")
             done.touch()
     photos.ensure_pool([images], pool)
 
-    def pretrain(place: Path, *words: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tinyforge", "pretrain", "photos", "--out", str(place), "--device", device]
+    def pretrain(*words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tinyforge", "pretrain", "photos", "--out", str(out), "--device", device]
         return subprocess.Popen([*command, *words])
 
     def left() -> float:
         return minutes - (time.monotonic() - began) / 60
 
-    apprentices = []
-    for number, name in enumerate(students):
-        place = out / f"student-{number}"
-        (place / "work").mkdir(parents=True, exist_ok=True)
-        if not (place / "work" / "pool").exists():
-            (place / "work" / "pool").symlink_to(pool.resolve())
-        apprentices.append(pretrain(place, "--student", name, "--size", "64"))
-    if pretrain(out, "--minutes", f"{max(0.1, MARGIN * left() - 0.4):.3f}").wait():
-        sys.exit("teacher, autoencoder or UNet were not trained")
+    apprentices = [pretrain("--student", name, "--size", size, "--epochs", n) for name, size, n in students]
+    shares = design_for("photos", device).minutes
+    for number, part in enumerate(PARTS):
+        share = shares[part] / sum(shares[one] for one in PARTS[number:])
+        if pretrain("--part", part, "--minutes", f"{max(0.1, share * MARGIN * left()):.3f}").wait():
+            sys.exit(f"{part}: was not trained")
     try:
         ends = [process.wait(timeout=max(0, 60 * left())) for process in apprentices]
     except subprocess.TimeoutExpired:
@@ -177,10 +184,8 @@ def split(out: Path, to: Path) -> None:
     """One tar of the exported weights, in pieces, with pieces.json: sha256 of each and of the whole."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in ("backbone", "teacher", "classes.txt"):
+        for name in filter(lambda name: (out / name).exists(), ("backbone", "teacher", "students", "classes.txt")):
             archive.add(out / name, arcname=name)
-        for folder in sorted(out.glob("student-*/students/*")):
-            archive.add(folder, arcname=f"students/{folder.name}")
     whole = buffer.getvalue()
     to.mkdir(parents=True, exist_ok=True)
     pieces = {}
@@ -218,7 +223,8 @@ def main() -> None:
         step.add_argument("--out", type=Path, required=True)
         step.add_argument("--minutes", type=float, default=25.0)
         step.add_argument("--device", default="cuda")
-        step.add_argument("--student", dest="students", action="append", default=[])
+        words = {"nargs": 3, "metavar": ("NAME", "SIZE", "EPOCHS")}
+        step.add_argument("--student", dest="students", action="append", default=[], **words)
     step = steps.add_parser("watch")
     step.add_argument("--out", type=Path, required=True)
     step.add_argument("--seconds", type=float, default=60.0)

@@ -1,6 +1,7 @@
 """benchmarks/photos_gpu.py, on a processor: what is carried there and back, and what is told of the training."""
 
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_parts_hold_small_images_of_the_classes_that_may_be_trained_on(gpu, tmp_
 
 def test_pieces_are_put_together_unless_one_is_changed(gpu, tmp_path, monkeypatch):
     out, pieces = tmp_path / "out", tmp_path / "pieces"
-    for name in ("backbone/unet", "teacher", "student-0/students/conv4"):
+    for name in ("backbone/unet", "teacher", "students/conv4"):
         (out / name).mkdir(parents=True)
         (out / name / "model.safetensors").write_bytes(np.random.default_rng(0).bytes(9_000))
     (out / "classes.txt").write_text("apple\t\tteacher\n")
@@ -48,9 +49,9 @@ def test_pieces_are_put_together_unless_one_is_changed(gpu, tmp_path, monkeypatc
     gpu.split(out, pieces)
     assert len(list(pieces.glob("weights.*"))) > 1
     gpu.join(pieces, tmp_path / "here")
-    for there, here in (("teacher", "teacher"), ("student-0/students/conv4", "students/conv4")):
-        file = "model.safetensors"
-        assert (out / there / file).read_bytes() == (tmp_path / "here" / here / file).read_bytes()
+    for name in ("teacher", "students/conv4"):
+        file = Path(name) / "model.safetensors"
+        assert (out / file).read_bytes() == (tmp_path / "here" / file).read_bytes()
     (pieces / "weights.001").write_bytes(b"cut short")
     with pytest.raises(SystemExit, match="is missing or changed"):
         gpu.join(pieces, tmp_path / "again")
@@ -70,11 +71,16 @@ def test_a_training_that_stops_before_its_end_is_told_so(gpu, tmp_path, capsys):
     assert process.wait() == 1
 
 
+def test_a_student_is_trained_at_one_size(gpu, tmp_path):
+    with pytest.raises(SystemExit, match="each student's weights have one place"):
+        gpu.train(tmp_path, tmp_path / "out", 0.1, "cpu", [("conv4", "32", "1"), ("conv4", "64", "1")])
+
+
 @pytest.mark.slow
 def test_models_trained_there_come_back(gpu, tmp_path, capsys):
     root = photos_in(tmp_path / "data", ["apple", "clock", "train"], each=8)
     gpu.pack([root], tmp_path / "parts")
-    process = gpu.start(tmp_path / "parts", tmp_path / "out", 0.2, "cpu", [])
+    process = gpu.start(tmp_path / "parts", tmp_path / "out", 0.5, "cpu", [("conv4", "16", "2")])
     gpu.watch(tmp_path / "out", 1_800)
     assert capsys.readouterr().out.endswith("finished\n")
     assert process.wait() == 0
@@ -82,3 +88,4 @@ def test_models_trained_there_come_back(gpu, tmp_path, capsys):
     gpu.join(tmp_path / "pieces", tmp_path / "photos")
     assert load_teacher_network(tmp_path / "photos" / "teacher")[1]["embedding_dim"] == 256
     assert (tmp_path / "photos" / "backbone" / "unet").is_dir()
+    assert (tmp_path / "photos" / "students" / "conv4" / "start.json").is_file()

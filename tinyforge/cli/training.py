@@ -78,7 +78,7 @@ def pretrain(
     from tinyforge.embedded import pretrain as module
 
     parts = parts or module.PARTS
-    usual = module.DESIGNS[domain].minutes
+    usual = module.design_for(domain, how["device"]).minutes
     whole = sum(usual[part] for part in parts)
     shares = None if minutes is None else {part: minutes * usual[part] / whole for part in parts}
     with closing(Progress()) as progress, redirect_stdout(sys.stderr):
