@@ -26,7 +26,7 @@ from .machine import describe_machine
 from .preprocess import DecodeFault, decode
 from .spec import InputSpec
 from .stats import mean_interval, percentile
-from .timing import PERCENTILES, STAGES, bench_session, summarise
+from .timing import PERCENTILES, STAGES, summarise
 from .worker import UNTIMED_RUNS, Arm, Worker
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "Arm",
     "bench_arms",
     "bench_bundle",
-    "bench_session",
     "summarise",
     "summary",
 ]

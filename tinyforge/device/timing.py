@@ -5,7 +5,6 @@ Batches are of one image; images are decoded anew in every run, as on a camera's
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,29 +20,6 @@ PERCENTILES = {"p50_ms": 0.50, "p90_ms": 0.90, "p99_ms": 0.99}
 MAX_DRIFT = 0.05
 MAX_WARMUP_WINDOWS = 10
 Turns = Iterator["tuple[int, ...]"]
-
-
-def bench_session(
-    session: Session,
-    images: Sequence[bytes],
-    spec: InputSpec,
-    *,
-    seconds: float,
-    min_runs: int,
-    warmup: int,
-    clock: Callable[[], int] = time.perf_counter_ns,
-) -> dict[str, Any]:
-    """Time encoded ``images`` in turn for at least ``seconds`` and at least ``min_runs`` runs, after a warm-up.
-
-    Returns ``summarise(raw_us)`` with the session's ``info()``, warmup_runs, settled (whether the warm-up ended because
-    latency stood still) and raw_us (per stage, whole microseconds). ``clock`` counts nanoseconds.
-    """
-    if not images or min_runs < 1 or warmup < 1 or seconds < 0:
-        raise ValueError("a measurement needs images, at least one run and one warm-up run, and no negative time")
-    turns = timed_runs(session, images, spec, clock)
-    warmed = warm_up(turns, warmup)
-    raw_us = record(turns, seconds, min_runs, clock)
-    return {**summarise(raw_us), **session.info(), **warmed, "raw_us": raw_us}
 
 
 def timed_runs(session: Session, images: Sequence[bytes], spec: InputSpec, clock: Callable[[], int]) -> Turns:
