@@ -1,10 +1,14 @@
-"""Trains the photo models on a machine with a GPU that is reached only through transfers of limited size.
+r"""Trains the photo models on a machine with a GPU that is reached only through transfers of limited size.
 
-    python benchmarks/photos_gpu.py pack --data tiny-imagenet-200/train --data cifar-100/train --out parts    # here
-    python benchmarks/photos_gpu.py start --parts parts --out run --minutes 25                                # there
-    python benchmarks/photos_gpu.py watch --out run --seconds 60                                              # there
-    python benchmarks/photos_gpu.py split --out run --to pieces                                               # there
-    python benchmarks/photos_gpu.py join --pieces pieces --to photos                                          # here
+    # here:
+    python benchmarks/photos_gpu.py pack --data tiny-imagenet-200/train --data cifar-100/train --data cifar-100/test \
+        --out parts
+    # there:
+    python benchmarks/photos_gpu.py start --parts parts --out run --minutes 25
+    python benchmarks/photos_gpu.py watch --out run --seconds 60
+    python benchmarks/photos_gpu.py split --out run --to pieces
+    # here:
+    python benchmarks/photos_gpu.py join --pieces pieces --to photos
 
 pack writes compressed tar files below 24 MiB with WebP images of at most 64 px, one folder per class, without the
 classes that photos.tsv excludes; they may be carried one by one. start unpacks them and trains in a process of its
@@ -27,6 +31,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NoReturn
 
 PART_BYTES, PIECE_BYTES = 24 * 2**20, 16 * 2**20
 QUALITY, SMALL_QUALITY = 80, 92
@@ -148,16 +153,20 @@ def train(parts: Path, out: Path, minutes: float, device: str, students: list[tu
     for number, part in enumerate(PARTS):
         share = shares[part] / sum(shares[one] for one in PARTS[number:])
         if pretrain("--part", part, "--minutes", f"{max(0.1, share * MARGIN * left()):.3f}").wait():
-            sys.exit(f"{part}: was not trained")
+            stop(apprentices, f"{part}: was not trained")
     try:
         ends = [process.wait(timeout=max(0, 60 * left())) for process in apprentices]
     except subprocess.TimeoutExpired:
-        for process in apprentices:
-            process.terminate()
-        sys.exit("time is up before a student's starting weights were: start again to go on")
+        stop(apprentices, "time is up before a student's starting weights were: start again to go on")
     if any(ends):
         sys.exit("a student's starting weights were not trained")
     (out / FINISHED).touch()
+
+
+def stop(processes: list[subprocess.Popen[bytes]], why: str) -> NoReturn:
+    for process in processes:
+        process.terminate()
+    sys.exit(why)
 
 
 def watch(out: Path, seconds: float) -> None:

@@ -25,7 +25,11 @@ from .running import PATH, Answer, options, program
         help="Folder of class folders; glyphs: Omniglot's strokes_*.zip. Repeatable.",
     ),
     click.option("--out", required=True, type=PATH, help="Where the weights go."),
-    click.option("--minutes", type=click.FloatRange(0, min_open=True), help="In all; default: 90 glyphs, 110 photos."),
+    click.option(
+        "--minutes",
+        type=click.FloatRange(0, min_open=True),
+        help="In all; default: 90 glyphs, 110 photos, on a GPU 20.",
+    ),
     click.option(
         "--part",
         "parts",

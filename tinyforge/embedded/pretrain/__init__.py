@@ -303,7 +303,7 @@ class Run:
         self._begin(model.unet, "unet")
         context = unet.contexts(text, captions.caption_ids(tokenizer, names, design.templates))
         loss_of = unet.loss_function(latents, labels, context, self.design.batch["unet"], self.device)
-        plan = {"lr": 1.5e-3, "ema": 0.998, "floor": 0.05, "save_every": 250}
+        plan = {"lr": 1.5e-3, "ema": design.unet_average, "floor": 0.05, "save_every": 250}
         ema = self._train("unet", model, loss_of, frozen=vae, **plan)
         model.load_state_dict(ema)
         model.cpu()

@@ -38,6 +38,7 @@ class Design:
     half_size: share of the teacher's steps at half resolution. episodes: share of its steps, the last ones, that mix
     in ProtoNet episodes. ways: of the held-out measure. latents: images encoded once for the UNet. each: images per
     class for the embedding of its name. perceptual: weight of the teacher's eyes in the autoencoder's loss.
+    unet_average: decay of the average of the UNet's weights.
     """
 
     network: dict[str, Any]
@@ -53,6 +54,7 @@ class Design:
     each: int = 12
     ways: int = 10
     perceptual: float = 0.0
+    unet_average: float = 0.999
 
     @property
     def reduction(self) -> int:
@@ -98,10 +100,11 @@ GPU_DESIGNS = DESIGNS | {
         batch={"autoencoder": 256, "teacher": 1024, "unet": 2048},
         latents=160_000,
         half_size=0.3,
+        unet_average=0.998,
     ),
 }
 """Wider where a small device's build hardly feels it, and larger batches. Little time for the teacher: on an H200 three
-minutes taught it 86 times each image, and it knew new classes less well than after 26 times on a processor.
+minutes taught it each image 87 times, and it knew new classes less well than after 26 times on a processor.
 """
 
 
