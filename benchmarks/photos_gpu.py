@@ -193,7 +193,7 @@ def split(out: Path, to: Path) -> None:
     """One tar of the exported weights, in pieces, with pieces.json: sha256 of each and of the whole."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in filter(lambda name: (out / name).exists(), ("backbone", "teacher", "students", "classes.txt")):
+        for name in ("backbone", "teacher", "classes.txt", *(["students"] if (out / "students").is_dir() else [])):
             archive.add(out / name, arcname=name)
     whole = buffer.getvalue()
     to.mkdir(parents=True, exist_ok=True)
