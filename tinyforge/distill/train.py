@@ -54,6 +54,10 @@ __all__ = [
 
 WARMUP_SHARE = 0.05
 CHECKPOINT_SECONDS = 5.0
+LONGEST_GRADIENT = 5.0
+"""With starting weights a longer gradient is shortened to this norm. Batch norms that keep their statistics do not
+bound the steps: under a teacher sure of itself the loss rose twentyfold in the second epoch (docs/results.md).
+"""
 GLOBAL_GENERATOR = threading.Lock()
 """Torch's global generator draws a fresh network's weights: one network at a time."""
 
@@ -217,18 +221,20 @@ def learn(
     with autocast(dtype, view.device.type):
         logits = run.student(as_seen(view, spec).contiguous(memory_format=torch.channels_last))
     loss = distillation_loss(logits.float(), soft, labels, method.hard_label_share, settings.temperature)
-    _descend(run.optimizer, loss, rate)
+    _descend(run, loss, rate)
     _update_average(run.average, run.student, average_decay(run.step, settings.ema_decay))
     run.step += 1
     _record(run, float(loss.detach()), logits.detach(), labels, rate, settings.steps_per_epoch)
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
-    for group in optimizer.param_groups:
+def _descend(run: Run, loss: Tensor, rate: float) -> None:
+    for group in run.optimizer.param_groups:
         group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    optimizer.step()
+    if run.settled:
+        nn.utils.clip_grad_norm_(run.student.parameters(), LONGEST_GRADIENT)
+    run.optimizer.step()
 
 
 @torch.no_grad()
