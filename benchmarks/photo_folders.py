@@ -6,7 +6,7 @@
 Of CIFAR-FS (32 px) and miniImageNet (84 px). --split test: six folders of the test classes, and mini10, to see how
 long ten classes take; some of these had a part in choosing settings. --split val: five folders to choose by.
 --split new: of the 50 training classes of miniImageNet that Tiny-ImageNet lacks, in an order that was drawn once: no
-setting was chosen by them, though new5 showed a fault, and no model has learned them, but for a tank, a dinosaur
+setting was chosen by them (what new5 led to was, by val), and no model has learned them, but for a tank, a dinosaur
 (n01704323) and a snake (n01749939) among CIFAR-100's. Each class has 5 supports and 100 test images, by the seed.
 """
 

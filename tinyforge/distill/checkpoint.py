@@ -22,7 +22,7 @@ class Run:
     step.
 
     sums: of loss, correct and labelled images, over the epoch that is not finished. settled: batch norms keep the
-    statistics that they have, as in a student with starting weights.
+    statistics that they have, and long gradients are shortened, as in a student with starting weights.
     """
 
     student: nn.Module

@@ -55,8 +55,9 @@ __all__ = [
 WARMUP_SHARE = 0.05
 CHECKPOINT_SECONDS = 5.0
 LONGEST_GRADIENT = 5.0
-"""With starting weights a longer gradient is shortened to this norm. Batch norms that keep their statistics do not
-bound the steps: under a teacher sure of itself the loss rose twentyfold in the second epoch (docs/results.md).
+"""With starting weights a longer gradient is shortened to this norm. Their batch norms keep their statistics, so they
+do not undo a step that is too long: under a teacher sure of itself the loss rose twentyfold in the second epoch
+(docs/results/photo-models.md).
 """
 GLOBAL_GENERATOR = threading.Lock()
 """Torch's global generator draws a fresh network's weights: one network at a time."""
@@ -209,7 +210,8 @@ def learn(
     run: Run, view: Tensor, soft: Tensor | None, labels: Tensor, spec: InputSpec, method: Method, settings: Distill
 ) -> None:
     """One optimiser step on views [0, 1] (B, 3, H, W) of any size with the teacher's logits (B, N) or None, and one of
-    the weight average. Raises RecipeError at the end of an epoch whose loss is not finite.
+    the weight average; where the run is settled, a long gradient is shortened. Raises RecipeError at the end of an
+    epoch whose loss is not finite.
     """
     rate = learning_rate(run.step, settings.epochs * settings.steps_per_epoch, settings.lr)
     run.student.train()
@@ -276,6 +278,7 @@ def _identity(
     digest = hashlib.sha256(data.pixels.numpy().tobytes() + data.labels.numpy().tobytes())
     known = [None if one is None else one.fingerprint for one in (teacher, start)]
     parts = [asdict(method), settings.model_dump(mode="json"), seed, spec.to_json(), data.num_supports, *known]
+    parts += [] if start is None else [LONGEST_GRADIENT]
     digest.update(json.dumps(parts).encode())
     return digest.hexdigest()
 

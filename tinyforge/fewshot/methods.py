@@ -42,7 +42,7 @@ STUDENTS = {
 }
 TEACHERS = {
     "teacher": "the teacher's prototypes, no fine-tuning",
-    "teacher-tuned": "the teacher fine-tuned on the supports",
+    "teacher-tuned": "the teacher fine-tuned on the supports, at the recipe's rate",
 }
 BUILDS = {"build": "what a build ships: images, labels and teacher chosen by its trial on the supports"}
 DEFAULT = ("support-hard", "support-kd", "ti", "nti", "tint-class", "tint-teacher", "teacher", "teacher-tuned")
