@@ -5,12 +5,14 @@
     python benchmarks/paired.py RESULTS/photo-folders/new5 tint-teacher support-hard --without 0
     python benchmarks/paired.py RESULTS/cifar-fs-5shot-lcnet support-hard support-hard RESULTS/cifar-fs-5shot
     python benchmarks/paired.py RESULTS/cifar-fs-5shot RESULTS/cifar-fs-5shot-tint --table support-hard
+    python benchmarks/paired.py RESULTS/photo-folders/new5 RESULTS/photo-folders/new7 --mean onnx-fp32 support-hard
 
 Of a results folder of `tinyforge evaluate` a t-interval over episodes; of a bundle an interval over its test images.
 A second folder is where the second method's answers are: of the same episodes, another student.
 With --without NUMBER the images of the class of that number, counted from 0 in the order of the names, are left out.
 With --table every method of an evaluation: its accuracy, and its difference to each of the methods named. Of several
-folders together, the last one's answers where more than one has a method.
+folders together, the last one's answers where more than one has a method. With --mean the differences on several
+bundles' test images, each bundle counted once, with a t-interval over the bundles.
 """
 
 import json
@@ -60,6 +62,13 @@ def over_images(bundle: Path, a: str, b: str, without: int | None = None) -> tup
     return int(asked.sum()), *paired_difference(*right)
 
 
+def over_bundles(bundles: list[Path], a: str, b: str) -> tuple[int, float, float, float]:
+    """(bundles, mean of their differences, low, high)."""
+    if len(bundles) < 2:
+        sys.exit("--mean takes two bundles or more")
+    return len(bundles), *mean_interval([over_images(bundle, a, b)[1] for bundle in bundles])
+
+
 def table(folders: list[Path], references: list[str]) -> str:
     """A row per method, in Markdown."""
     scores = {name: own for folder in folders for name, own in episode_scores(folder).items()}
@@ -86,6 +95,12 @@ def main() -> None:
     if "--table" in sys.argv:
         split = sys.argv.index("--table")
         print(table([Path(one) for one in sys.argv[1:split]], sys.argv[split + 1 :]))
+        return
+    if "--mean" in sys.argv:
+        split = sys.argv.index("--mean")
+        names = sys.argv[split + 1 :]
+        found = over_bundles([Path(one) for one in sys.argv[1:split]], *names[:2])
+        print(f"{names[0]} - {names[1]}: {points(found)}, n = {found[0]} bundles")
         return
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     if (folder / "episodes").is_dir():

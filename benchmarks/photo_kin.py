@@ -2,6 +2,7 @@
 testing, by WordNet 3.0 and by name; and gives the reason for every class that is left out.
 
     python benchmarks/photo_kin.py --wordnet /usr/share/wordnet        # Debian: apt install wordnet-base
+    python benchmarks/photo_kin.py --folders new/new5b new/new6        # which learned classes are kin to these
 
 Kin are two classes of which one is, or contains, the other: the same synset, or one above the other by hypernyms; and
 a class whose name has the other's whole name as one of its words. ImageNet's ids are offsets in data.noun. A word of
@@ -73,11 +74,20 @@ def kinship(nouns: Nouns, one: str, novel: str, senses: int | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"))
-    nouns = Nouns(parser.parse_args().wordnet)
+    parser.add_argument("--folders", type=Path, nargs="+", help="only say to which learned classes these are kin")
+    options = parser.parse_args()
+    nouns = Nouns(options.wordnet)
     novel = [
         name for benchmark in BENCHMARKS for split in ("val", "test") for name in split_classes(benchmark, split, None)
     ]
     nouns.above = cache(nouns.above)  # type: ignore[method-assign]
+    if options.folders:
+        learned = [row for row in known_folders().values() if row.role == "train"]
+        for name in sorted(path.name for folder in options.folders for path in folder.iterdir()):
+            found = [(row.name, kinship(nouns, row.folder, name, 1)) for row in learned]
+            kin_to = [f"{other} {how} it" for other, how in found if how]
+            print(f"{nouns.names(name)[0]}: {', '.join(kin_to) or 'no kin'}")
+        return
 
     def kin(row: Known) -> list[str]:
         senses = 1 if row.role == "train" else None

@@ -60,3 +60,17 @@ def test_images_are_compared_each_with_itself(script, tmp_path):
     assert low <= difference <= high
     assert script("paired").over_images(tmp_path, "a", "b", without=0)[:2] == (3, pytest.approx(0))
     assert script("paired").over_images(tmp_path, "a", "b", without=1)[:2] == (1, pytest.approx(0))
+
+
+def test_the_mean_over_bundles_counts_each_once(script, tmp_path):
+    for folder, predicted in (("one", [0, 1, 1, 1]), ("two", [0, 1, 1, 0])):
+        (tmp_path / folder / "predictions").mkdir(parents=True)
+        for name, given in (("a", predicted), ("b", [0, 0, 0, 0])):
+            record = {"labels": [0, 1, 1, 1], "predicted": given}
+            (tmp_path / folder / "predictions" / f"{name}.json").write_text(json.dumps(record))
+    paired = script("paired")
+    count, difference, low, high = paired.over_bundles([tmp_path / "one", tmp_path / "two"], "a", "b")
+    assert (count, difference) == (2, pytest.approx((0.75 + 0.5) / 2))
+    assert low < 0.5 < 0.75 < high
+    with pytest.raises(SystemExit, match="two bundles"):
+        paired.over_bundles([tmp_path / "one"], "a", "b")
